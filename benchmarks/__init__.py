@@ -1,0 +1,1 @@
+"""Measurements that are not tests: they compare numbers, need other libraries, and take minutes."""

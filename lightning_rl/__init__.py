@@ -1,0 +1,48 @@
+"""A reinforcement-learning trainer on PyTorch Lightning.
+
+Names are imported on first use, so that `import lightning_rl` and the command line's quick answers
+cost milliseconds and not the import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "Algorithm": "lightning_rl.algorithms",
+    "DQN": "lightning_rl.algorithms",
+    "PPO": "lightning_rl.algorithms",
+    "EnvConfig": "lightning_rl.envs.config",
+    "ExecutionConfig": "lightning_rl.runs.results",
+    "ExecutionResult": "lightning_rl.runs.results",
+    "RunResult": "lightning_rl.runs.results",
+    "Trainer": "lightning_rl.runs.trainer",
+    "evaluate_policy": "lightning_rl.runs.front_door",
+    "evaluate_policy_many": "lightning_rl.runs.front_door",
+    "make": "lightning_rl.runs.front_door",
+    "run": "lightning_rl.runs.front_door",
+    "run_experiment": "lightning_rl.runs.front_door",
+    "run_training_and_execution": "lightning_rl.runs.front_door",
+    "save_execution_results": "lightning_rl.runs.results",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+
+def __getattr__(name: str) -> Any:
+    """Import an exported name when it is first asked for."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'lightning_rl' has no attribute {name!r}")
+    # The defaults of `callbacks` must be known before any agent meets a trainer.
+    importlib.import_module("lightning_rl.callbacks")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the exported names, imported or not."""
+    return __all__

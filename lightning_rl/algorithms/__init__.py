@@ -1,0 +1,7 @@
+"""Algorithms: one file each that reads like its paper. Exported here is what the command line lists."""
+
+from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.algorithms.dqn import DQN
+from lightning_rl.algorithms.ppo import PPO
+
+__all__ = ["DQN", "PPO", "Algorithm"]

@@ -1,0 +1,393 @@
+"""Proximal Policy Optimization.
+
+Schulman, Wolski, Dhariwal, Radford and Klimov (2017), https://arxiv.org/abs/1707.06347. Maximises
+the clipped surrogate
+
+    L = E[ min(r A, clip(r, 1 - c, 1 + c) A) ] - vf_coef * E[ (V - R)^2 ] / 2 + ent_coef * E[ H(pi) ]
+
+with r = pi(a|s) / pi_old(a|s), generalised advantages A (https://arxiv.org/abs/1506.02438) and
+R = A + V_old. Deviations from the paper, all common practice: advantages are normalised over the
+rollout (not per minibatch), gradients are clipped by their norm, and truncated episodes bootstrap
+from the value of their true final observation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, grad_and_value
+
+from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.buffers.rollout import Rollout
+from lightning_rl.envs.config import EnvConfig, EnvLike
+from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.on_policy import Experience, Minibatches, OnPolicySource
+from lightning_rl.functional.compilation import CompileChoice, compile_function, resolve_compile
+from lightning_rl.functional.parameters import clip_by_global_norm, flatten_parameters
+from lightning_rl.functional.returns import gae
+from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
+from lightning_rl.functional.statistics import batch_moments, explained_variance
+from lightning_rl.functional.trees import map_tree
+from lightning_rl.networks.distributions import ActionHead, make_action_head
+from lightning_rl.networks.normalization import RewardNormalizer
+from lightning_rl.networks.policies import ActorCritic
+from lightning_rl.networks.specification import NetworkSpec, network_factory
+from lightning_rl.types import Array, Statistics, TensorObservation
+
+SCHEDULES = ("constant", "linear", "adaptive_kl")
+DEFAULT_TARGET_KL = 0.01
+Parameters = Mapping[str, Tensor]
+STATISTICS = (
+    "train/policy_loss",
+    "train/value_loss",
+    "train/entropy_loss",
+    "train/approx_kl",
+    "train/clip_fraction",
+)
+
+
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: Tensor | float) -> Tensor:
+    """Return the negative clipped surrogate (equation 7) of `(B,)` ratios and advantages, a scalar."""
+    clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef)
+    return -torch.min(ratio * advantage, clipped * advantage).mean()
+
+
+def value_loss(
+    value: Tensor, return_: Tensor, old_value: Tensor, clip_coef: Tensor | float | None
+) -> Tensor:
+    """Return half the mean squared error of `(B,)` values, a scalar.
+
+    With `clip_coef`, values may leave `old_value` by at most that much before they are no longer
+    rewarded for it, as in the authors' code.
+    """
+    error = (value - return_).square()
+    if clip_coef is not None:
+        clipped = old_value + (value - old_value).clamp(-clip_coef, clip_coef)
+        error = torch.max(error, (clipped - return_).square())
+    return 0.5 * error.mean()
+
+
+def ppo_loss(
+    parameters: Parameters,
+    buffers: Parameters,
+    minibatch: Experience,
+    coefficients: Tensor,
+    network: ActorCritic,
+    head: ActionHead,
+    clip_value_loss: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss to minimise and the vector of `STATISTICS`.
+
+    Args:
+        parameters: Of `network`, by name.
+        buffers: Of `network`, by name.
+        minibatch: `observation (B, *obs_shape)`, `action`, `log_prob`, `advantage`, `value` and
+            `return` `(B,)`.
+        coefficients: `clip_coef, vf_coef, ent_coef`; a tensor, so that schedules do not recompile.
+        network: Gives the structure; its own parameters are not read.
+        head: Action distribution.
+        clip_value_loss: See `value_loss`.
+    """
+    clip_coef, vf_coef, ent_coef = coefficients.unbind()
+    distribution, value = functional_call(
+        network, (parameters, buffers), (minibatch["observation"],)
+    )
+    log_ratio = head.log_prob(distribution, minibatch["action"]) - minibatch["log_prob"]
+    ratio = log_ratio.exp()
+    policy = clipped_policy_loss(ratio, minibatch["advantage"], clip_coef)
+    critic = value_loss(
+        value, minibatch["return"], minibatch["value"], clip_coef if clip_value_loss else None
+    )
+    entropy = head.entropy(distribution).mean()
+    loss = policy + vf_coef * critic - ent_coef * entropy
+    with torch.no_grad():
+        # (r - 1) - log r is an unbiased, always positive estimate: http://joschu.net/blog/kl-approx.html
+        approx_kl = (ratio - 1 - log_ratio).mean()
+        clip_fraction = ((ratio - 1).abs() > clip_coef).float().mean()
+    return loss, torch.stack((policy, critic, -entropy, approx_kl, clip_fraction)).detach()
+
+
+class PPO(Algorithm):
+    """Proximal Policy Optimization for Discrete, Box, MultiDiscrete and MultiBinary actions.
+
+    Logs the metrics of `STATISTICS` (means over minibatches; `train/entropy_loss` is minus the mean
+    entropy in nats) and `train/grad_norm` (before clipping), `train/learning_rate`,
+    `train/explained_variance` (of the returns by the old values), `train/action_std` (Box only),
+    `rollout/mean_value` and `rollout/mean_reward` (per step).
+
+    Args:
+        env: Environment id, `EnvConfig`, mapping of its fields, or a class or factory.
+        total_env_steps: Budget in env steps over all environments and ranks; default 100,000.
+        total_episodes: Budget in finished episodes instead.
+        schedule_env_steps: Env steps that schedules span; default the first `total_env_steps`.
+        seed: Default: the value of `seed_everything`, else drawn and recorded.
+        num_steps: Steps of each environment in one rollout.
+        minibatch_size: Rows of a minibatch; at most `num_steps * num_envs`.
+        update_epochs: Passes over a rollout.
+        gamma: Discount in [0, 1].
+        gae_lambda: In [0, 1]: 0 is the one-step advantage, 1 the Monte Carlo one.
+        clip_coef: Half width of the trust interval around ratio 1, above 0.
+        clip_value_loss: Clip the value loss as well.
+        ent_coef: Weight of the entropy bonus.
+        vf_coef: Weight of the value loss.
+        max_grad_norm: Largest norm of a gradient.
+        learning_rate: Of Adam (eps 1e-5), above 0.
+        learning_rate_schedule: `constant`; `linear` to zero; `adaptive_kl` keeps the KL divergence
+            of an update near `target_kl`.
+        target_kl: Stop an update when its KL divergence passes 1.5 times this; with `adaptive_kl`
+            the divergence to aim at instead (default 0.01).
+        normalize_advantage: Shift and scale a rollout's advantages to mean 0 and deviation 1.
+        hidden_sizes: Units of each hidden layer of the default networks.
+        activation: Their activation.
+        shared_trunk: One stack of hidden layers for actor and critic.
+        log_std_init: First log standard deviation of Box actions.
+        actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
+            factory called with (input size, output size); default `MLPActor`.
+        critic: The same for the value network; default `MLPCritic`.
+        compile: Compile the update: true, false, or `auto` by the gradient steps in the budget.
+
+    Raises:
+        ConfigError: For values outside their range or spaces that are not supported.
+
+    Example:
+        >>> agent = PPO("CartPole-v1", total_env_steps=1_000, seed=1)
+        >>> int(agent.predict([0.0, 0.0, 0.0, 0.0])) in (0, 1)
+        True
+    """
+
+    def __init__(
+        self,
+        env: EnvLike = EnvConfig("CartPole-v1"),  # noqa: B008 - never changed
+        total_env_steps: int | None = None,
+        total_episodes: int | None = None,
+        schedule_env_steps: int | None = None,
+        seed: int | None = None,
+        num_steps: int = 128,
+        minibatch_size: int = 256,
+        update_epochs: int = 4,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_coef: float = 0.2,
+        clip_value_loss: bool = False,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        learning_rate: float = 2.5e-4,
+        learning_rate_schedule: Literal["constant", "linear", "adaptive_kl"] = "constant",
+        target_kl: float | None = None,
+        normalize_advantage: bool = True,
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        activation: str = "tanh",
+        shared_trunk: bool = False,
+        log_std_init: float = 0.0,
+        actor: NetworkSpec = None,
+        critic: NetworkSpec = None,
+        compile: CompileChoice = "auto",  # noqa: A002 - the option's name
+    ) -> None:
+        super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
+        self.num_steps, self.minibatch_size, self.update_epochs = (
+            num_steps,
+            minibatch_size,
+            update_epochs,
+        )
+        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.coefficients = torch.tensor([clip_coef, vf_coef, ent_coef])
+        self.clip_value_loss, self.normalize_advantage = clip_value_loss, normalize_advantage
+        self.max_grad_norm, self.learning_rate = max_grad_norm, learning_rate
+        self.learning_rate_schedule, self.target_kl = learning_rate_schedule, target_kl
+        check_ranges(
+            {
+                "num_steps": (num_steps, 1, None),
+                "minibatch_size": (minibatch_size, 1, num_steps * self.env_config.num_envs),
+                "update_epochs": (update_epochs, 1, None),
+                "gamma": (gamma, 0.0, 1.0),
+                "gae_lambda": (gae_lambda, 0.0, 1.0),
+                "clip_coef": (clip_coef, 0.0, None),
+                "ent_coef": (ent_coef, 0.0, None),
+                "vf_coef": (vf_coef, 0.0, None),
+                "max_grad_norm": (max_grad_norm, 0.0, None),
+                "learning_rate": (learning_rate, 0.0, None),
+                "target_kl": (target_kl, 0.0, None),
+            }
+        )
+        check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
+        self.head = make_action_head(self.action_space)
+        with self.seeded_initialization():
+            self.network = ActorCritic(
+                self.observation_space,
+                self.action_space,
+                network_factory(actor),
+                network_factory(critic),
+                hidden_sizes,
+                activation,
+                shared_trunk,
+                log_std_init,
+                self.env_config.normalize_observation,
+            )
+        self.reward_normalizer = (
+            RewardNormalizer(self.env_config.num_envs, gamma)
+            if self.env_config.normalize_reward
+            else None
+        )
+        rows = num_steps * self.env_config.num_envs
+        updates = update_epochs * -(-rows // minibatch_size)
+        budget = self.budget.env_steps
+        self.compiled = resolve_compile(compile, budget and budget // rows * updates)
+
+    @property
+    def unit_env_steps(self) -> int:  # noqa: D102
+        return self.num_steps * self.env_config.num_envs
+
+    def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:  # noqa: D102
+        with torch.no_grad():
+            distribution = self.network.distribution_parameters(observation)
+            if deterministic:
+                return self.head.mode(distribution).numpy(force=True)
+            noise = self.head.draw_noise((len(distribution),)).to(distribution)
+            return self.head.sample(distribution, noise).numpy(force=True)
+
+    def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
+        prefix = (num_steps, self.env_config.num_envs)
+        noise = self.head.draw_noise(prefix, self.streams.torch("action")).to(self.device)
+        policy, sample = self.network.inference_function(), self.head.sample
+        on_cpu, device = self.device.type == "cpu", self.device
+
+        def act(observation: TensorObservation, step: int) -> Array:
+            if on_cpu:
+                return sample(policy(observation), noise[step]).numpy()
+            observation = map_tree(lambda leaf: leaf.to(device), observation)
+            return sample(policy(observation), noise[step]).cpu().numpy()
+
+        return act
+
+    def build_source(self, collector: Collector) -> OnPolicySource:  # noqa: D102
+        return OnPolicySource(self, collector, self.num_steps)
+
+    @torch.no_grad()
+    def estimate(self, rollout: Rollout) -> Experience:
+        """Return the rollout as rows with log-probabilities, values, advantages and returns."""
+        observation = map_tree(lambda leaf: torch.from_numpy(leaf).to(self.device), rollout.observation)
+        action, reward, terminated, truncated = (
+            torch.from_numpy(array).to(self.device)
+            for array in (rollout.action, rollout.reward, rollout.terminated, rollout.truncated)
+        )
+        distribution, value = self.network(map_tree(lambda leaf: leaf.flatten(0, 1), observation))
+        rows = self.num_steps * rollout.num_envs
+        value = value.view(self.num_steps + 1, rollout.num_envs)
+        log_prob = self.head.log_prob(distribution[:rows], action.flatten(0, 1))
+        next_value = value[1:].clone()
+        if rollout.final_index:
+            steps, envs = (torch.from_numpy(index) for index in rollout.final_indices())
+            final = map_tree(lambda leaf: leaf.to(self.device), rollout.final_observations())
+            next_value[steps, envs] = self.network.value(final)
+        if self.reward_normalizer:
+            reward = self.normalize_reward(reward, terminated | truncated)
+        advantage = gae(
+            reward,
+            value[:-1],
+            next_value,
+            terminated,
+            terminated | truncated,
+            self.gamma,
+            self.gae_lambda,
+        )
+        return_ = advantage + value[:-1]
+        self.statistics.add(
+            ("train/explained_variance", "rollout/mean_value"),
+            torch.stack((explained_variance(value[:-1], return_), value[:-1].mean())),
+        )
+        if self.normalize_advantage:
+            advantage = self.standardize(advantage)
+        return {
+            "observation": map_tree(lambda leaf: leaf[:-1].flatten(0, 1), observation),
+            "action": action.flatten(0, 1),
+            "log_prob": log_prob,
+            "value": value[:-1].flatten(),
+            "advantage": advantage.flatten(),
+            "return": return_.flatten(),
+        }
+
+    def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
+        """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""
+        learning_rate = self.set_learning_rate()
+        for minibatch in minibatches:
+            gradient, statistics = self.gradient(minibatch)
+            norm = self.apply_gradient(self.flat, gradient, self.max_grad_norm)
+            minibatches.record(torch.cat((statistics, norm.view(1))))
+            if self.is_too_far(statistics):
+                break
+        means = dict(zip((*STATISTICS, "train/grad_norm"), minibatches.means(), strict=True))
+        means["train/learning_rate"] = learning_rate
+        if self.network.log_std is not None:
+            means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
+        if self.learning_rate_schedule == "adaptive_kl":
+            self.steer_learning_rate(means["train/approx_kl"])
+        if self.network.observation_normalizer:
+            # Behind the update: acting and learning must see the same normalisation.
+            self.update_normalizer(minibatches.experience["observation"])
+        return self.finish_update(means)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return one fused Adam over all parameters as one flat tensor."""
+        self.flat = flatten_parameters(self.network)
+        # Detached views of the same memory: no second graph is recorded around the inner gradient.
+        self.parameters_by_name = {name: p.detach() for name, p in self.flat.named.items()}
+        loss = partial(
+            ppo_loss, network=self.network, head=self.head, clip_value_loss=self.clip_value_loss
+        )
+        differentiate, flatten = grad_and_value(loss, has_aux=True), self.flat.flatten_gradients
+
+        def gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
+            gradients, (_, statistics) = differentiate(*arguments)
+            return flatten(gradients), statistics
+
+        self.gradient_function = compile_function(gradient, self.compiled)
+        return torch.optim.Adam([self.flat.flat], lr=self.learning_rate, eps=1e-5, fused=True)
+
+    def gradient(self, minibatch: Experience) -> tuple[Tensor, Tensor]:
+        """Return the flat gradient `(P,)` of the loss and the vector of `STATISTICS`."""
+        buffers = dict(self.network.named_buffers())
+        coefficients = self.coefficients.to(self.device)
+        return self.gradient_function(self.parameters_by_name, buffers, minibatch, coefficients)
+
+    def set_learning_rate(self) -> float:
+        """Set and return this update's learning rate; `adaptive_kl` keeps what the last one left."""
+        group = self.trainer.optimizers[0].param_groups[0]
+        if self.learning_rate_schedule == "linear":
+            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
+        return float(group["lr"])
+
+    def steer_learning_rate(self, approx_kl: float) -> None:
+        """Move the learning rate so that the next update's KL divergence is nearer the target."""
+        group = self.trainer.optimizers[0].param_groups[0]
+        target = self.target_kl or DEFAULT_TARGET_KL
+        group["lr"] = adaptive_kl_learning_rate(group["lr"], approx_kl, target)
+
+    def is_too_far(self, statistics: Tensor) -> bool:
+        """Return whether the policy has left the old one so far that the update must stop."""
+        if self.target_kl is None or self.learning_rate_schedule == "adaptive_kl":
+            return False
+        return float(statistics[STATISTICS.index("train/approx_kl")]) > 1.5 * self.target_kl
+
+    def standardize(self, advantage: Tensor) -> Tensor:
+        """Return advantages with mean 0 and deviation 1 over the rollouts of all ranks."""
+        mean, var, _ = self.reduce_moments(batch_moments(advantage))
+        return (advantage - mean) / (var.sqrt() + 1e-8)
+
+    def normalize_reward(self, reward: Tensor, episode_end: Tensor) -> Tensor:
+        """Return rewards `(T, N)` in units of the running deviation of their discounted sum."""
+        moments = self.reward_normalizer.advance(reward, episode_end)
+        self.reward_normalizer.update_from_moments(self.reduce_moments(moments))
+        return self.reward_normalizer(reward)
+
+    def update_normalizer(self, observation: TensorObservation) -> None:
+        """Add the rollout's observations to the running statistics."""
+        moments = self.network.observation_normalizer.batch_moments(observation)
+        self.network.observation_normalizer.update_from_moments(
+            {key: self.reduce_moments(batch) for key, batch in moments.items()}
+        )

@@ -1,0 +1,140 @@
+"""The replay buffer: the last `capacity` transitions, in a ring of preallocated tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from lightning_rl.buffers.rollout import Rollout
+from lightning_rl.envs.spaces import allocate
+from lightning_rl.errors import CheckpointError
+from lightning_rl.functional.trees import map_tree, tree_items
+from lightning_rl.storage.segments import SegmentStore
+from lightning_rl.types import TensorObservation
+
+Transitions = dict[str, TensorObservation]
+"""Columns `observation`, `action`, `reward`, `terminated`, `truncated`, `next_observation` of `B` rows."""
+
+
+class ReplayBuffer:
+    """A ring of transitions, sampled uniformly.
+
+    Transition number `i` (counted from the start of the run) stands in row `i % capacity`. `next_observation` is the true
+    final observation at an episode's end.
+
+    Attributes:
+        inserted: Transitions ever added.
+
+    Args:
+        capacity: Transitions kept.
+        observation_space: Flat space of one observation.
+        action_space: Space of one action.
+    """
+
+    def __init__(self, capacity: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        self.capacity = capacity
+        self.inserted = 0
+        action = allocate(action_space, 1)
+        dtype = torch.float32 if action.dtype.kind == "f" else torch.int64  # type: ignore[union-attr]
+        self.columns: Transitions = {
+            "observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
+            "action": torch.zeros((capacity, *action.shape[1:]), dtype=dtype),  # type: ignore[union-attr]
+            "reward": torch.zeros(capacity),
+            "terminated": torch.zeros(capacity, dtype=torch.bool),
+            "truncated": torch.zeros(capacity, dtype=torch.bool),
+            "next_observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
+        }
+        self._segments: dict[Path, list[dict[str, Any]]] = {}
+
+    def __len__(self) -> int:
+        return min(self.inserted, self.capacity)
+
+    def add(self, rollout: Rollout) -> None:
+        """Append the transitions of a full rollout, step by step, row by row within a step."""
+        count = rollout.num_steps * rollout.num_envs
+        rows: Any = np.arange(self.inserted, self.inserted + count) % self.capacity
+        if count and rows[0] <= rows[-1]:
+            rows = slice(int(rows[0]), int(rows[-1]) + 1)  # contiguous: a plain copy
+        for source, column in self._flat(rollout.next_observation(), rollout):
+            column[rows] = torch.from_numpy(source.reshape(count, *column.shape[1:]))
+        self.inserted += count
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
+        """Draw `batch_size` transitions uniformly, with replacement."""
+        rows = torch.randint(len(self), (batch_size,), generator=generator)
+        return {name: map_tree(lambda leaf: leaf.index_select(0, rows), column) for name, column in self.columns.items()}
+
+    def recent(self, count: int) -> Transitions:
+        """Return the last `count` transitions in the order in which they came."""
+        rows = torch.arange(max(self.inserted - count, self.inserted - len(self)), self.inserted) % self.capacity
+        return {name: map_tree(lambda leaf: leaf[rows], column) for name, column in self.columns.items()}
+
+    def _flat(self, next_observation: Any, rollout: Rollout) -> list[tuple[Any, Tensor]]:
+        sources = {
+            "observation": map_tree(lambda leaf: leaf[:-1], rollout.observation),
+            "action": rollout.action,
+            "reward": rollout.reward,
+            "terminated": rollout.terminated,
+            "truncated": rollout.truncated,
+            "next_observation": next_observation,
+        }
+        return [
+            (source, leaf)
+            for name, column in self.columns.items()
+            for (_, source), (_, leaf) in zip(tree_items(sources[name]), tree_items(column), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the cursor; the content goes into segments, see `write_segments`."""
+        return {"inserted": self.inserted, "capacity": self.capacity}
+
+    def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
+        """Write what was added since the last call into one new segment, and return all references in order.
+
+        The cost is that of the new transitions, not of the capacity.
+        """
+        oldest = self.inserted - len(self)
+        references = [item for item in self._segments.get(store.directory, []) if item["end"] > oldest]
+        saved = references[-1]["end"] if references else oldest
+        if saved < self.inserted:
+            references.append(dict(store.append(saved, self._rows(saved, self.inserted))))
+        self._segments[store.directory] = references
+        return list(references)
+
+    def segment_files(self, directory: Path) -> set[str]:
+        """Return the names of the segments in `directory` that hold the present content."""
+        return {reference["file"] for reference in self._segments.get(directory, [])}
+
+    def load_segments(self, state: Mapping[str, Any], references: list[dict[str, Any]], store: SegmentStore) -> None:
+        """Fill the ring from verified segments up to the cursor in `state`.
+
+        Raises:
+            CheckpointError: When the capacity differs, or a segment is missing or damaged.
+        """
+        if state["capacity"] != self.capacity:
+            raise CheckpointError(f"expected replay capacity {state['capacity']}, received {self.capacity}")
+        self.inserted = state["inserted"]
+        oldest = self.inserted - len(self)
+        if self.inserted:
+            content = store.read(references, oldest, self.inserted)
+            rows = torch.arange(oldest, self.inserted) % self.capacity
+            for name, leaf in self._named_leaves():
+                leaf[rows] = content[name]
+        self._segments = {store.directory: list(references)}
+
+    def _rows(self, start: int, end: int) -> dict[str, Tensor]:
+        rows = torch.arange(start, end) % self.capacity
+        return {name: leaf[rows] for name, leaf in self._named_leaves()}
+
+    def _named_leaves(self) -> list[tuple[str, Tensor]]:
+        return [
+            (f"{name}/{key}" if key else name, leaf)
+            for name, column in self.columns.items()
+            for key, leaf in tree_items(column)
+        ]

@@ -1,0 +1,247 @@
+"""Checkpoints: when they are taken, what they are called and which are kept."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+
+from lightning_rl.callbacks.base import Agent, Callback
+from lightning_rl.errors import CheckpointError, Interrupted, TrainingFailed, check_choice, check_ranges
+from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
+from lightning_rl.storage.sealed import load_sealed
+from lightning_rl.storage.segments import SegmentStore
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST, EMERGENCY = "last.ckpt", "best.ckpt", "emergency.ckpt"
+DEFAULT_PARTS = 10
+RETRY_WARNING_S = 60.0
+
+
+class Checkpoint(Callback, LightningCheckpoint):
+    """Save the run at the boundary between two training units, and the best policies.
+
+    Files in the folder: `env_steps=<n>.ckpt` every `every_env_steps` and at the end (the newest
+    `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, and `best.ckpt`,
+    which points to the best of the `keep_best` checkpoints that an evaluation was the reason for.
+    All are complete: any of them resumes, tests and loads. Saving changes no training state. A disk
+    that is full costs a warning a minute, and a failed run only if the last state was never saved.
+
+    As a subclass of Lightning's `Checkpoint` it runs behind all other callbacks, so their states
+    are up to date.
+
+    Args:
+        dirpath: Folder; default `checkpoints` in the run directory.
+        every_env_steps: Env steps between two numbered files; default a tenth of the budget.
+        every_s: Longest time in seconds that a kill may lose.
+        keep: Newest numbered files to keep, at least 1.
+        keep_best: Best files to keep, 0 for none.
+        monitor: Metric that decides what is best.
+        mode: Whether the largest (`max`) or smallest (`min`) value is best.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_env_steps: int | None = None,
+        every_s: float = 60.0,
+        keep: int = 3,
+        keep_best: int = 1,
+        monitor: str = "eval/mean_reward",
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
+        super().__init__()
+        check_ranges(
+            {
+                "every_env_steps": (every_env_steps, 1, None),
+                "every_s": (every_s, 0.0, None),
+                "keep": (keep, 1, None),
+                "keep_best": (keep_best, 0, None),
+            }
+        )
+        check_choice("mode", mode, ("max", "min"))
+        self.dirpath = dirpath
+        self.every_env_steps, self.every_s = every_env_steps, every_s
+        self.keep, self.keep_best = keep, keep_best
+        self.monitor, self.mode = monitor, mode
+        self.best: list[tuple[float, int]] = []
+        """(score, env steps) of the kept best checkpoints, best first."""
+        self._next_mark = 0
+        self._saved_at = 0.0
+        self._saved_env_steps = -1
+        self._unsaved_error: OSError | None = None
+        self._warned_at = -math.inf
+        self._segments: dict[str, set[str]] = {}
+
+    # When.
+
+    def on_training_begins(self, trainer: Trainer, agent: Agent) -> None:
+        """Note what has been saved so far."""
+        self._saved_at = time.monotonic()
+        self._saved_env_steps = agent.env_steps
+        self._next_mark = self._following_mark(agent)
+
+    def on_unit_boundary(self, trainer: Trainer, agent: Agent) -> None:
+        """Save when enough env steps or seconds have passed since the last time."""
+        if agent.env_steps == 0 or trainer.fast_dev_run:
+            return
+        if agent.env_steps >= self._next_mark:
+            self._save_numbered(trainer, agent)
+            self._next_mark = self._following_mark(agent)
+        elif trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.every_s):
+            self._save_last(trainer, agent)
+
+    def on_stop(self, trainer: Trainer, agent: Agent) -> None:
+        """Save in the middle of a unit, because the run was asked to stop."""
+        self._save_last(trainer, agent)
+
+    def on_validation_end(self, trainer: Trainer, agent: Agent) -> None:
+        """Save when the evaluation is among the best."""
+        score = trainer.callback_metrics.get(self.monitor)
+        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+            return
+        if score is None or not math.isfinite(float(score)) or not self.keep_best:
+            return
+        candidate = (float(score), agent.env_steps)
+        sign = -1.0 if self.mode == "max" else 1.0
+        # Of equal scores the earlier one stays: Python's sort is stable.
+        ranking = sorted([*self.best, candidate], key=lambda entry: sign * entry[0])
+        if candidate in ranking[: self.keep_best]:
+            self.best = ranking[: self.keep_best]
+            self._save_numbered(trainer, agent, is_last=False)
+
+    def on_train_end(self, trainer: Trainer, agent: Agent) -> None:
+        """Save the end of the run.
+
+        Raises:
+            CheckpointError: When the last state could not be written.
+        """
+        if trainer.fast_dev_run or agent.env_steps == 0:
+            return
+        self._save_numbered(trainer, agent)
+        if self._unsaved_error is not None:
+            raise CheckpointError(
+                f"the end of the run could not be saved in {self.directory(trainer)}: "
+                f"{self._unsaved_error.strerror}; free space and resume from the last checkpoint"
+            )
+
+    def on_exception(self, trainer: Trainer, agent: Agent, exception: BaseException) -> None:
+        """Save what an unexpected error leaves usable, in a file that only `resume FILE` takes.
+
+        Open episodes and the unfinished unit are dropped, since nobody knows how far they got.
+        Nothing is saved when the run's own numbers are the error: the last checkpoint is good then.
+        """
+        if isinstance(exception, Interrupted | TrainingFailed | CheckpointError | OSError):
+            return
+        if trainer.state.fn != "fit" or agent.env_steps == 0 or trainer.world_size > 1:
+            return
+        try:
+            agent.state.drop_unfinished = True
+            self._write(trainer, self.directory(trainer) / EMERGENCY)
+        except Exception as error:
+            logger.warning("no emergency checkpoint could be written: %s", error)
+        finally:
+            agent.state.drop_unfinished = False
+
+    # Where and how.
+
+    def directory(self, trainer: Trainer) -> Path:
+        """Return the folder of the checkpoints."""
+        if self.dirpath is not None:
+            return Path(self.dirpath)
+        run_dir = getattr(trainer, "run_dir", None)
+        return Path(run_dir or trainer.default_root_dir) / "checkpoints"
+
+    def _following_mark(self, agent: Agent) -> int:
+        every = self.every_env_steps
+        if every is None:
+            budget = agent.budget.schedule_env_steps or agent.budget.env_steps
+            every = max(1, (budget or 100_000) // DEFAULT_PARTS)
+        return (agent.env_steps // every + 1) * every
+
+    def _save_numbered(self, trainer: Trainer, agent: Agent, is_last: bool = True) -> None:
+        folder = self.directory(trainer)
+        name = _numbered(agent.env_steps)
+        if not self._try_write(trainer, folder / name) or not trainer.is_global_zero:
+            return
+        if is_last:
+            _link(folder, LAST, name)
+        if self.best:
+            _link(folder, BEST, _numbered(self.best[0][1]))
+        self._prune(folder)
+
+    def _save_last(self, trainer: Trainer, agent: Agent) -> None:
+        self._try_write(trainer, self.directory(trainer) / LAST)
+
+    def _try_write(self, trainer: Trainer, path: Path) -> bool:
+        """Write and return True, or warn at most once a minute that the disk does not take it."""
+        self._saved_at = time.monotonic()
+        try:
+            self._write(trainer, path)
+        except OSError as error:
+            self._unsaved_error = error
+            if time.monotonic() - self._warned_at >= RETRY_WARNING_S:
+                self._warned_at = time.monotonic()
+                logger.warning(
+                    "%s could not be written (%s); training goes on and tries again", path, error.strerror
+                )
+            return False
+        self._unsaved_error = None
+        return True
+
+    def _write(self, trainer: Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path, weights_only=False)
+        replay = trainer.lightning_module.state.replay
+        if replay is not None:
+            self._segments[path.name] = replay.segment_files(path.parent / REPLAY_FOLDER)
+
+    def _prune(self, folder: Path) -> None:
+        """Remove numbered files that neither count nor quality keeps, and segments nobody lists."""
+        numbered = sorted(folder.glob("env_steps=*.ckpt"), key=_env_steps_of)
+        best = {_numbered(env_steps) for _, env_steps in self.best}
+        others = [path for path in numbered if path.name not in best]
+        for path in others[: -self.keep]:
+            path.unlink()
+            self._segments.pop(path.name, None)
+        store = folder / REPLAY_FOLDER
+        if store.is_dir():
+            used = {name for path in folder.glob("*.ckpt") for name in self._segments_of(path)}
+            SegmentStore(store).prune(used)
+
+    def _segments_of(self, path: Path) -> set[str]:
+        name = path.resolve().name
+        if name not in self._segments:
+            volatile = load_sealed(path)["volatile"]
+            self._segments[name] = {segment["file"] for segment in volatile.get("segments", [])}
+        return self._segments[name]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the ranking of the best checkpoints."""
+        return {"best": [list(entry) for entry in self.best]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the ranking of `state_dict`."""
+        self.best = [(float(score), int(env_steps)) for score, env_steps in state_dict["best"]]
+
+
+def _numbered(env_steps: int) -> str:
+    return f"env_steps={env_steps}.ckpt"
+
+
+def _env_steps_of(path: Path) -> int:
+    return int(path.stem.split("=")[1])
+
+
+def _link(folder: Path, name: str, target: str) -> None:
+    """Make `name` a relative link to `target`, at once for every reader."""
+    temporary = folder / f".tmp-{name}-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    os.replace(temporary, folder / name)

@@ -1,0 +1,186 @@
+"""From the words of the command line to a checked request: command, files and options.
+
+Only names and types are looked at here, so that a mistake is answered before torch is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lightning_rl.cli.checks import check_document, model_class, resolve_algorithm
+from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
+from lightning_rl.cli.options import Option, check_option
+from lightning_rl.cli.yaml_check import Document, read_document
+from lightning_rl.errors import ConfigError, did_you_mean
+from lightning_rl.trust import trust
+
+DEFAULT_CONFIG = "ppo/cartpole"
+_COMMON = ("config", "trust", "help", "print_config")
+OWN_OPTIONS = {
+    "fit": (*_COMMON, "ckpt_path", "init_from", "wandb", "new_version"),
+    "validate": (*_COMMON, "ckpt_path", "episodes", "output"),
+    "test": (*_COMMON, "ckpt_path", "episodes", "output"),
+    "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
+    "resume": ("trust", "help", "allow_change", "wandb", "config"),
+    "list": ("help", "trust"),
+}
+"""The options of each command that are not part of the configuration."""
+
+_FLAGS = ("help", "print_config", "wandb", "new_version", "version")
+_REPEATABLE = ("config", "trust", "allow_change")
+_SHORT = {"-c": "--config", "-h": "--help"}
+
+
+@dataclass
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        command: `fit`, `test`, ...
+        positionals: Words that belong to no option.
+        own: The command's own options by name; repeatable ones as lists, flags as True.
+        raw: The configuration's options, name and text, in order.
+        documents: Checked configurations, first the weakest.
+        options: Checked options.
+        tokens: The words as they were given.
+    """
+
+    command: str
+    positionals: list[str] = field(default_factory=list)
+    own: dict[str, Any] = field(default_factory=dict)
+    raw: list[tuple[str, str | None]] = field(default_factory=list)
+    documents: list[Document] = field(default_factory=list)
+    options: list[Option] = field(default_factory=list)
+    tokens: list[str] = field(default_factory=list)
+
+    def add_options(self, algorithm: str | None) -> None:
+        """Check the configuration's options against the algorithm, or the one that they name."""
+        for key, text in self.raw:
+            if key in ("model", "model.class_path") and text:
+                algorithm = resolve_algorithm(text)
+        for key, text in self.raw:
+            self.options.append(self._checked(key, text, algorithm))
+
+    def _checked(self, key: str, text: str | None, algorithm: str | None) -> Option:
+        own = OWN_OPTIONS[self.command]
+        if text is not None:
+            return check_option(key, text, algorithm, own)
+        try:
+            return check_option(key, "true", algorithm, own)  # `--trainer.fast_dev_run`
+        except ConfigError as error:
+            missing = "expected" in str(error) and "'true'" in str(error)
+            raise ConfigError(f"--{key}: expected a value") if missing else error from None
+
+
+def read_request(command: str, tokens: Sequence[str]) -> Request:
+    """Sort the words behind the command; trusts the packages that they name.
+
+    Raises:
+        ConfigError: For an own option without its value, or given twice.
+    """
+    request = Request(command, tokens=[command, *tokens])
+    words = list(tokens)
+    while words:
+        word = words.pop(0)
+        word = _SHORT.get(word, word)
+        if not word.startswith("--") or word == "--":
+            if word.startswith("-") and len(word) > 1 and not word[1].isdigit():
+                raise ConfigError(f"unknown option {word}; long options start with '--'")
+            request.positionals.append(word)
+            continue
+        key, equals, text = word[2:].partition("=")
+        key = _canonical(key)
+        value: str | None = text if equals else None
+        if not equals and key not in _FLAGS and words and not words[0].startswith("--"):
+            value = words.pop(0)
+        _store(request, key, value)
+    for package in request.own.get("trust", []):
+        trust(package)
+    return request
+
+
+def fit_documents(request: Request) -> None:
+    """Read and check everything that `fit` is configured by, into the request.
+
+    Raises:
+        ConfigError: For the first mistake.
+    """
+    configs = [_read(*find_config(name)) for name in request.own.get("config", [])]
+    named = [text for key, text in request.raw if key in ("model", "model.class_path")]
+    algorithm = model_class(configs)
+    if algorithm is None and not named:
+        base = _read(*find_config(DEFAULT_CONFIG))
+        algorithm = model_class([base])
+    else:
+        algorithm = algorithm or resolve_algorithm(named[-1])
+        # An id must stand below the options: `--model.env.num_envs 4` alone is no environment.
+        init_args = {"env": {"id": "CartPole-v1"}}
+        base = Document("defaults", {"model": {"class_path": algorithm, "init_args": init_args}})
+    defaults = _read(configs_folder() / f"{DEFAULTS}.yaml", "configs/defaults.yaml")
+    request.documents = [defaults, base, *configs]
+    if request.own.get("wandb"):
+        request.documents.append(wandb_document(request.documents))
+    request.add_options(algorithm)
+
+
+def wandb_document(documents: Sequence[Document]) -> Document:
+    """Return a document that adds a `WandbLogger` to the loggers of the others.
+
+    Raises:
+        ConfigError: If wandb is not installed.
+    """
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError("--wandb needs a package: pip install 'lightning-rl[wandb]'")
+    present: Any = None
+    for document in documents:
+        present = (document.data.get("trainer") or {}).get("logger", present)
+    loggers = (
+        present if isinstance(present, list) else [present] if isinstance(present, dict) else []
+    )
+    added = {
+        "class_path": "lightning.pytorch.loggers.WandbLogger",
+        "init_args": {"project": "lightning_rl"},
+    }
+    return Document("--wandb", {"trainer": {"logger": [*loggers, added]}})
+
+
+def _read(file: Any, origin: str) -> Document:
+    document = read_document(file, origin)
+    check_document(document)
+    return document
+
+
+def _canonical(key: str) -> str:
+    """Write the dashes of an option's first part as underscores."""
+    head, dot, rest = key.partition(".")
+    return head.replace("-", "_") + dot + rest
+
+
+def _store(request: Request, key: str, value: str | None) -> None:
+    if key not in OWN_OPTIONS[request.command]:
+        _check_foreign(request.command, key)
+        request.raw.append((key, value))
+        return
+    if key in _FLAGS:
+        request.own[key] = True
+        return
+    if value is None:
+        raise ConfigError(f"--{key}: expected a value")
+    if key in _REPEATABLE:
+        request.own.setdefault(key, []).append(value)
+    elif key in request.own:
+        raise ConfigError(f"--{key} is given twice")
+    else:
+        request.own[key] = value
+
+
+def _check_foreign(command: str, key: str) -> None:
+    """Say which command has an option that this one has not."""
+    owners = [name for name, options in OWN_OPTIONS.items() if key in options]
+    if owners:
+        raise ConfigError(f"--{key} is an option of {', '.join(owners)}, not of {command}")
+    if command == "list":
+        raise ConfigError(f"unknown option --{key}{did_you_mean(key, OWN_OPTIONS[command])}")

@@ -1,0 +1,99 @@
+"""Help texts, put together from docstrings without importing what they describe."""
+
+from __future__ import annotations
+
+import textwrap
+
+from lightning_rl.cli.checks import ENV, RUN, TRAINER, algorithms, argument_names
+from lightning_rl.cli.signatures import argument_help, docstring_of, signature_of
+
+COMMANDS = {
+    "fit": "train an agent; without arguments PPO on CartPole-v1",
+    "resume": "continue a run in place: resume RUN_DIR | CHECKPOINT [options]",
+    "validate": "evaluate a checkpoint as during training",
+    "test": "play a trained agent for 100 episodes and write results.json",
+    "predict": "write episodes of a trained agent as a data set",
+    "list": "list algorithms | configs | tags | environments",
+}
+
+_OPTIONS = {
+    "config": (
+        "FILE",
+        "YAML file, or the name of a shipped one (`ppo/cartpole`); repeatable, later wins",
+    ),
+    "trust": ("PACKAGE", "allow the configuration to name code of this package; repeatable"),
+    "print_config": ("", "print the resolved configuration and stop"),
+    "ckpt_path": ("CKPT", "checkpoint file"),
+    "init_from": ("CKPT", "start from the weights of this checkpoint, and nothing else of it"),
+    "wandb": ("", "log to Weights & Biases as well"),
+    "new_version": ("", "if the run directory exists, take a free name beside it"),
+    "episodes": ("N", "episodes to play (default 100)"),
+    "output": ("PATH", "where the result is written (default: the run directory)"),
+    "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),
+    "help": ("", "show this"),
+}
+
+
+def main_help() -> str:
+    """Return the text of `lightning-rl --help`."""
+    lines = ["usage: lightning-rl COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "  lightning-rl fit --config ppo/cartpole --model.total_env_steps 200000",
+        "  lightning-rl fit --model dqn --model.env CartPole-v1 --run.name first",
+        "  lightning-rl resume logs/ppo-cartpole-v1/first --model.total_env_steps 400000",
+        "  lightning-rl test --ckpt_path logs/ppo-cartpole-v1/first/checkpoints/best.ckpt",
+        "",
+        "`lightning-rl COMMAND --help` shows a command's options; --version the version.",
+    ]
+    return "\n".join(lines)
+
+
+def command_help(command: str, own_options: tuple[str, ...], algorithm: str | None) -> str:
+    """Return the text of `lightning-rl COMMAND --help`.
+
+    Args:
+        command: Name of the command.
+        own_options: Its options outside the configuration.
+        algorithm: Class path of the algorithm whose hyperparameters are shown, if one was named.
+    """
+    lines = [f"lightning-rl {command}: {COMMANDS[command]}", "", "options:"]
+    for name in own_options:
+        value, text = _OPTIONS[name]
+        lines += _entry(f"--{name} {value}".rstrip(), text)
+    if command == "list":
+        return "\n".join(lines)
+    lines += ["", "configuration (in YAML the same names, nested):"]
+    lines += _entry(
+        "--seed_everything INT", "seed of everything; drawn and recorded when not given"
+    )
+    lines += _section("run", RUN)
+    names = algorithms()
+    lines += _entry("--model NAME", f"algorithm: {', '.join(names)}")
+    if algorithm:
+        lines += ["", f"{algorithm.rsplit('.', 1)[-1]}: {docstring_of(algorithm)}"]
+        lines += _section("model", algorithm)
+    else:
+        lines += _entry("--model.NAME", "hyperparameter; `--model ppo --help` lists PPO's")
+    lines += _section("model.env", ENV)
+    lines += _section("trainer", TRAINER)
+    return "\n".join(lines)
+
+
+def _section(prefix: str, class_path: str) -> list[str]:
+    signature = signature_of(class_path)
+    lines = []
+    for name in argument_names(signature) if signature else []:
+        text = argument_help(class_path, name)
+        expected = signature.parameters[name].expected if signature else ""
+        lines += _entry(f"--{prefix}.{name} {expected}", text)
+    return lines
+
+
+def _entry(head: str, text: str) -> list[str]:
+    wrapped = textwrap.wrap(text, 66)
+    if len(head) < 30:
+        first, *rest = wrapped or [""]
+        return [f"  {head:<30} {first}".rstrip(), *(" " * 33 + line for line in rest)]
+    return [f"  {head}", *(" " * 33 + line for line in wrapped)]

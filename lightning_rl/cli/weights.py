@@ -1,0 +1,56 @@
+"""What the commands read from a checkpoint themselves: the agent's description, or its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_rl.errors import CheckpointError
+from lightning_rl.storage.sealed import load_sealed
+
+_SHOWN = 5
+
+
+def stored_configuration(path: Path) -> dict[str, Any]:
+    """Return `{class_path, init_args}` of the agent that a checkpoint holds.
+
+    Raises:
+        CheckpointError: If it is damaged, or not one of ours.
+    """
+    checkpoint = load_sealed(path)
+    entry, arguments = checkpoint.get("lightning_rl"), checkpoint.get("hyper_parameters")
+    class_path = entry.get("class_path") if isinstance(entry, dict) else None
+    if not isinstance(class_path, str) or not isinstance(arguments, dict):
+        raise CheckpointError(f"{path}: holds no agent of lightning_rl (no class path)")
+    return {"class_path": class_path, "init_args": dict(arguments)}
+
+
+def load_weights(agent: nn.Module, path: Path) -> None:
+    """Load the weights and buffers of a checkpoint into an agent; nothing else of it.
+
+    Raises:
+        CheckpointError: If they do not fit; the first differing entries are named, the agent is
+            unchanged.
+    """
+    weights = load_sealed(path).get("state_dict")
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{path}: holds no weights")
+    differences = _differences(agent.state_dict(), weights)
+    if differences:
+        more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+        raise CheckpointError(
+            f"{path}: its weights do not fit this agent: {'; '.join(differences[:_SHOWN])}{more}"
+        )
+    agent.load_state_dict(weights)
+
+
+def _differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
+    lines = [f"{name} is missing" for name in own if name not in found]
+    lines += [f"{name} is unknown" for name in found if name not in own]
+    for name, value in found.items():
+        if name in own and value.shape != own[name].shape:
+            lines.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}")
+    return lines

@@ -1,0 +1,231 @@
+"""The description of an environment, and how one instance is built from it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.wrappers import FrameStackObservation, TimeLimit
+
+from lightning_rl.envs.spaces import ActionMode, action_adapter, flatten_space
+from lightning_rl.envs.wrappers import FreshWorld
+from lightning_rl.errors import ConfigError, check_choice, did_you_mean, nearest
+from lightning_rl.trust import import_object
+
+logger = logging.getLogger(__name__)
+
+RENAMED_IDS = {
+    "Taxi-v3": "Taxi-v4",
+    "LunarLander-v2": "LunarLander-v3",
+    "LunarLanderContinuous-v2": "LunarLanderContinuous-v3",
+    "CliffWalking-v0": "CliffWalking-v1",
+}
+"""Ids that Gymnasium has retired, and what they are called today."""
+
+
+@dataclass
+class EnvConfig:
+    """Everything that is needed to build the environments of a run.
+
+    Exactly one of `id` and `factory` is given.
+
+    Args:
+        id: Registered Gymnasium id such as `CartPole-v1`, or `module:Id`.
+        factory: Environment class or function that returns an environment; from Python only.
+        num_envs: Environments stepped together, per rank; at least 1.
+        vectorization: `sync` steps them in this process, `async` in one process each, `vector` uses the id's own batched
+            implementation.
+        kwargs: Keyword arguments of the environment.
+        wrappers: Wrapper classes laid over each environment, first innermost: `module.Class`, or
+            `{class_path: module.Class, init_args: {...}}`.
+        max_episode_steps: Time limit in env steps; overrides the registered one.
+        normalize_observation: Normalise float observations by running mean and standard deviation.
+        normalize_reward: Divide rewards by the running standard deviation of the discounted return.
+        frame_stack: Number of successive observations stacked into one.
+        imports: Modules imported first, for the ids they register.
+        eval_kwargs: Keyword arguments laid over `kwargs` in evaluation.
+        action: What happens to Box actions: `clip` to the bounds, or `rescale` from [-1, 1] to them.
+
+    Raises:
+        ConfigError: For values outside their range, or when not exactly one of `id` and `factory` is given.
+    """
+
+    id: str | None = None
+    factory: Callable[..., gymnasium.Env] | None = None
+    num_envs: int = 1
+    vectorization: Literal["sync", "async", "vector"] = "sync"
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    wrappers: list[Any] = field(default_factory=list)
+    max_episode_steps: int | None = None
+    normalize_observation: bool = False
+    normalize_reward: bool = False
+    frame_stack: int | None = None
+    imports: list[str] = field(default_factory=list)
+    eval_kwargs: dict[str, Any] = field(default_factory=dict)
+    action: ActionMode = "clip"
+
+    def __post_init__(self) -> None:
+        self._spaces: tuple[spaces.Space, spaces.Space] | None = None
+        self._raw_space: spaces.Space | None = None
+        if (self.id is None) == (self.factory is None):
+            raise ConfigError(f"expected exactly one of env.id and env.factory, received {self.id!r}, {self.factory!r}")
+        if isinstance(self.factory, str):  # a checkpoint's note of what the factory was called
+            self.factory = _Missing(self.factory)
+        for name, lowest in (("num_envs", 1), ("max_episode_steps", 1), ("frame_stack", 1)):
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise ConfigError(f"expected env.{name} to be at least {lowest}, received {value}")
+        check_choice("env.vectorization", self.vectorization, ("sync", "async", "vector"))
+        check_choice("env.action", self.action, ("clip", "rescale"))
+
+    @classmethod
+    def coerce(cls, env: EnvLike) -> EnvConfig:
+        """Return an `EnvConfig` for an id, a mapping of its fields, an environment class or a factory.
+
+        Raises:
+            ConfigError: For anything else, or an unknown key of a mapping.
+        """
+        if isinstance(env, EnvConfig):
+            return env
+        if isinstance(env, str):
+            return cls(id=env)
+        if isinstance(env, Mapping):
+            known = [item.name for item in dataclasses.fields(cls)]
+            for key in env:
+                if key not in known:
+                    raise ConfigError(f"unknown key {key!r} of env{did_you_mean(key, known)}; expected among {known}")
+            return cls(**env)
+        if callable(env):
+            return cls(factory=env)
+        raise ConfigError(f"expected env to be an id, an EnvConfig, a mapping or a factory, received {env!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that differ from their defaults as primitives; a factory as its qualified name."""
+        values = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            if value != default:
+                values[item.name] = copy.deepcopy(value) if item.name != "factory" else self.name
+        return values
+
+    @property
+    def name(self) -> str:
+        """Id of the environment, or the qualified name of its factory."""
+        if self.id is not None:
+            return self.id
+        return str(getattr(self.factory, "__qualname__", None) or type(self.factory).__qualname__)
+
+    def make(self, evaluation: bool = False, **overrides: Any) -> gymnasium.Env:
+        """Build one environment with its wrappers.
+
+        Args:
+            evaluation: Lay `eval_kwargs` over `kwargs`.
+            **overrides: Laid over both, for example `render_mode`.
+
+        Raises:
+            ConfigError: For an unknown id (the three nearest are named), a package that is not trusted, or keyword
+                arguments that the environment refuses.
+        """
+        for module in self.imports:
+            import_object(module)
+        kwargs = {**self.kwargs, **(self.eval_kwargs if evaluation else {}), **overrides}
+        env = self._make_registered(kwargs) if self.factory is None else self._make_from_factory(kwargs)
+        if FreshWorld.applies(env):
+            env = FreshWorld(env)
+        if self.frame_stack:
+            env = FrameStackObservation(env, self.frame_stack)
+        for wrapper in self.wrappers:
+            env = _wrap(env, wrapper)
+        return env
+
+    def raw_observation_space(self) -> spaces.Space:
+        """Return the observation space as the environment has it, from a scratch instance."""
+        if self._raw_space is None:
+            self.spaces()
+        return self._raw_space or self._spaces[0]  # type: ignore[index]
+
+    def spaces(self) -> tuple[spaces.Space, spaces.Space]:
+        """Return the flat observation space and the action space; a scratch instance tells them once.
+
+        Raises:
+            ConfigError: When one of them is not supported; the supported ones are named.
+        """
+        if self._spaces is None:
+            env = self.make()
+            try:
+                action_adapter(env.action_space, self.action)
+                self._raw_space = env.observation_space
+                self._spaces = flatten_space(env.observation_space), env.action_space
+            finally:
+                env.close()
+        return self._spaces
+
+    def remember_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+        """Take the spaces from a checkpoint, so that a policy can be rebuilt without its environment."""
+        self._spaces = observation_space, action_space
+
+    def spec(self) -> EnvSpec:
+        """Return Gymnasium's specification of the id.
+
+        Raises:
+            ConfigError: When no such id is registered; names the three nearest.
+        """
+        identifier = self.id or ""
+        if identifier in RENAMED_IDS:
+            logger.warning("%s is called %s in today's Gymnasium; using that", identifier, RENAMED_IDS[identifier])
+            identifier = RENAMED_IDS[identifier]
+        if ":" in identifier:
+            module, identifier = identifier.split(":", 1)
+            import_object(module)
+        try:
+            return gymnasium.spec(identifier)
+        except gymnasium.error.Error as error:
+            choices = nearest(identifier, gymnasium.registry)
+            hint = f"nearest: {', '.join(choices)}" if choices else "`lightning-rl list environments` shows them"
+            raise ConfigError(f"unknown environment {identifier!r}; {hint}") from error
+
+    def _make_registered(self, kwargs: dict[str, Any]) -> gymnasium.Env:
+        spec = copy.deepcopy(self.spec())
+        # Both wrappers cost time in every step, and the collector already guarantees what they check.
+        spec.disable_env_checker, spec.order_enforce = True, False
+        if self.max_episode_steps:
+            spec.max_episode_steps = self.max_episode_steps
+        try:
+            return gymnasium.make(spec, **kwargs)
+        except (gymnasium.error.Error, TypeError, ImportError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"environment {self.id!r} could not be made with {kwargs}: {reason}") from error
+
+    def _make_from_factory(self, kwargs: dict[str, Any]) -> gymnasium.Env:
+        env = self.factory(**kwargs) if self.factory else None
+        if not isinstance(env, gymnasium.Env):
+            raise ConfigError(f"expected {self.name} to return a gymnasium.Env, received {type(env).__name__}")
+        return TimeLimit(env, self.max_episode_steps) if self.max_episode_steps else env
+
+
+EnvLike = str | EnvConfig | Mapping[str, Any] | Callable[..., gymnasium.Env]
+"""What algorithms take as `env`."""
+
+
+class _Missing:
+    """Stands for an environment factory whose name, but not code, a checkpoint holds."""
+
+    def __init__(self, name: str) -> None:
+        self.__qualname__ = name
+
+    def __call__(self, **kwargs: Any) -> gymnasium.Env:
+        raise ConfigError(f"this checkpoint was made with the environment factory {self.__qualname__}; pass it as env=")
+
+
+def _wrap(env: gymnasium.Env, wrapper: Any) -> gymnasium.Env:
+    if isinstance(wrapper, Mapping):
+        return import_object(wrapper["class_path"])(env, **wrapper.get("init_args", {}))
+    return (import_object(wrapper) if isinstance(wrapper, str) else wrapper)(env)

@@ -1,0 +1,260 @@
+"""The state of a run: what a checkpoint holds beyond Lightning's own entries, and how it returns."""
+
+from __future__ import annotations
+
+import platform
+import time
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from lightning_rl.buffers.replay import ReplayBuffer
+from lightning_rl.envs.config import EnvConfig, EnvLike
+from lightning_rl.envs.spaces import space_from_dict, space_to_dict
+from lightning_rl.errors import CheckpointError
+from lightning_rl.experience.random_streams import (
+    global_random_state,
+    restore_global_random_state,
+)
+from lightning_rl.experience.source import ExperienceSource
+from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
+from lightning_rl.storage.loop_progress import rewind_unit, rewind_validation
+from lightning_rl.storage.segments import SegmentStore
+from lightning_rl.trust import import_object
+
+Agent: TypeAlias = Any
+"""An `Algorithm`, which is built on top of this module."""
+
+FORMAT = 1
+ENTRY = "lightning_rl"
+_COUNTERS = ("env_steps", "episodes", "iteration", "gradient_steps")
+NO_OPEN_EPISODES: dict[str, Any] = {"level": "boundary", "envs": [], "actions": []}
+NO_UNFINISHED_UNIT: dict[str, Any] = {"rollout": None, "unit": None, "unfinished": False}
+_SHOWN_DIFFERENCES = 5
+
+
+class AgentState:
+    """Everything about a run that a checkpoint must hold, gathered and restored in one place.
+
+    Under `lightning_rl` stands what is equal in a stopped and an unstopped run; under `volatile`
+    what may differ: wall clock, host, paths, and how the replay content is cut into files.
+
+    Attributes:
+        env_steps: The clock while nothing trains.
+        episodes: Finished episodes while nothing trains.
+        drop_unfinished: Save without open episodes and without the unfinished unit.
+
+    Args:
+        agent: Whose state it is.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.env_steps = 0
+        self.episodes = 0
+        self._elapsed_s = 0.0
+        self._started: float | None = None
+        self._resting: dict[str, Any] | None = None
+        self._last_source: ExperienceSource | None = None
+        self._pending: dict[str, Any] | None = None
+        self.drop_unfinished = False
+
+    @property
+    def replay(self) -> ReplayBuffer | None:
+        """The replay buffer of this or the last training, if the algorithm has one."""
+        source = self._agent.source or self._last_source
+        return source.replay if source else None
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training so far, over all attempts."""
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return self._elapsed_s + running
+
+    # Start and end of training.
+
+    def prepare_source(self, source: ExperienceSource) -> None:
+        """Tell a new source where its epoch began, which its length depends on."""
+        if self._pending is not None:
+            source.env_steps_at_epoch_start = self._pending["volatile"]["env_steps_at_epoch_start"]
+
+    def begin(self) -> None:
+        """Start the first episodes, or restore everything that the checkpoint holds."""
+        agent, source = self._agent, self._agent.source
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._restore(pending)
+        elif self._resting is not None:
+            source.load_state_dict(self._resting)
+        else:
+            source.collector.start()
+        self._started = time.perf_counter()
+        agent.emit("on_training_begins")
+
+    def rest(self) -> None:
+        """Keep the source's state, so that the agent can be saved or trained on, and close it."""
+        source = self._agent.source
+        if source is None:
+            return
+        try:
+            self._resting = source.state_dict()
+            self.env_steps, self.episodes = source.env_steps, source.episodes
+            self._elapsed_s, self._started = self.elapsed_s, None
+        finally:
+            self._agent.source, self._last_source = None, source
+            source.close()
+
+    # Saving.
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Add the run's state to Lightning's checkpoint, in place."""
+        agent = self._agent
+        source = agent.source or self._last_source
+        checkpoint["hyper_parameters"] = agent.hyperparameters
+        checkpoint[ENTRY] = {
+            "format": FORMAT,
+            "class_path": agent.class_path,
+            "observation_space": space_to_dict(agent.observation_space),
+            "action_space": space_to_dict(agent.action_space),
+            **{name: getattr(agent, name) for name in _COUNTERS},
+            "snapshot_level": agent.snapshot_level,
+            "streams": agent.streams.state_dict(),
+            "global_random": global_random_state(),
+            "statistics": agent.statistics.state_dict(),
+            "source": self._source_state(),
+            "loggers": _logger_states(agent),
+        }
+        checkpoint["volatile"] = {
+            "env_steps_at_epoch_start": source.env_steps_at_epoch_start if source else 0,
+            "elapsed_s": self.elapsed_s,
+            "collect_s": agent.collect_s,
+            "host": platform.node(),
+            "saved_at": time.time(),
+        }
+        if self.replay is not None:
+            # Written by the CheckpointIO, which knows the folder.
+            checkpoint["write_segments"] = self.replay.write_segments
+        if "loops" in checkpoint and agent.trainer.validating and agent.source is not None:
+            rewind_validation(checkpoint["loops"])
+        elif "loops" in checkpoint and (source and source.has_unfinished_unit):
+            rewind_unit(checkpoint["loops"])
+
+    def _source_state(self) -> dict[str, Any] | None:
+        source = self._agent.source
+        state = source.state_dict() if source else self._resting
+        if state is not None and self.drop_unfinished:
+            return {**state, **NO_UNFINISHED_UNIT, "collector": {**state["collector"], **NO_OPEN_EPISODES}}
+        return state
+
+    # Loading.
+
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint fits this agent; take its counters now, the rest in `begin`.
+
+        Raises:
+            CheckpointError: When it is another algorithm's, another environment's, of a newer
+                format, or its networks have other names or shapes.
+        """
+        agent = self._agent
+        entry = checkpoint.get(ENTRY)
+        if entry is None:
+            raise CheckpointError("expected a checkpoint of lightning_rl, received a plain Lightning checkpoint")
+        if entry["format"] > FORMAT:
+            raise CheckpointError(
+                f"the checkpoint has format {entry['format']}, this version reads up to {FORMAT}; update lightning_rl"
+            )
+        _check_fits(agent, entry, checkpoint["state_dict"])
+        for name in ("iteration", "gradient_steps"):
+            setattr(agent, name, entry[name])
+        self.env_steps, self.episodes = entry["env_steps"], entry["episodes"]
+        self._elapsed_s = checkpoint["volatile"]["elapsed_s"]
+        agent.collect_s = checkpoint["volatile"]["collect_s"]
+        agent.snapshot_level = entry["snapshot_level"]
+        trainer: pl.Trainer | None = agent._trainer
+        if trainer is not None and trainer.state.fn == "fit":
+            self._pending = checkpoint
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:
+        agent, entry = self._agent, checkpoint[ENTRY]
+        source: ExperienceSource = agent.source
+        agent.streams.load_state_dict(entry["streams"])
+        agent.statistics.load_state_dict(entry["statistics"], agent.device)
+        if source.replay is not None:
+            store = SegmentStore(Path(checkpoint["volatile"]["directory"]) / REPLAY_FOLDER)
+            segments = checkpoint["volatile"]["segments"]
+            source.replay.load_segments(entry["source"]["replay"], segments, store)
+        source.load_state_dict(entry["source"])
+        for name, state in entry["loggers"].items():
+            for logger in agent.trainer.loggers:
+                if type(logger).__name__ == name:
+                    logger.load_state_dict(state)
+        restore_global_random_state(entry["global_random"])
+
+
+def agent_from_checkpoint(
+    expected: type, checkpoint: dict[str, Any], env: EnvLike | None, overrides: dict[str, Any]
+) -> Agent:
+    """Build the agent that a loaded checkpoint describes, with its weights.
+
+    Args:
+        expected: Class, or base class, that the checkpoint must be one of.
+        checkpoint: As read by `SealedCheckpointIO`.
+        env: Environment to use instead of the stored one.
+        overrides: Constructor arguments to change.
+    """
+    entry = checkpoint.get(ENTRY)
+    if entry is None:
+        raise CheckpointError("expected a checkpoint of lightning_rl, received a plain Lightning one")
+    stored = import_object(entry["class_path"])
+    if not issubclass(stored, expected):
+        raise CheckpointError(
+            f"the checkpoint is one of {stored.__name__}, but {expected.__name__} was asked for"
+        )
+    arguments = {**checkpoint["hyper_parameters"], **overrides}
+    config = EnvConfig.coerce(arguments["env"] if env is None else env)
+    if env is None:
+        spaces = (space_from_dict(entry[name]) for name in ("observation_space", "action_space"))
+        config.remember_spaces(*spaces)
+    agent = stored(**{**arguments, "env": config})
+    agent.on_load_checkpoint(checkpoint)
+    agent.load_state_dict(checkpoint["state_dict"])
+    return agent.eval()
+
+
+def _logger_states(agent: Agent) -> dict[str, Any]:
+    return {
+        type(logger).__name__: logger.state_dict()
+        for logger in agent.trainer.loggers
+        if hasattr(logger, "state_dict")
+    }
+
+
+def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -> None:
+    if entry["class_path"] != agent.class_path:
+        names = entry["class_path"].rsplit(".", 1)[-1], type(agent).__name__
+        raise CheckpointError(f"the checkpoint is one of {names[0]}, but {names[1]} was asked for")
+    for name in ("observation_space", "action_space"):
+        space = getattr(agent, name)
+        if entry[name] != space_to_dict(space):
+            raise CheckpointError(
+                f"the checkpoint was trained with the {name.replace('_', ' ')} {entry[name]}, "
+                f"but {agent.env_config.name} has {space_to_dict(space)}"
+            )
+    own = agent.state_dict()
+    differences = [
+        f"{key}: {_shape(saved, key)} in the checkpoint, {_shape(own, key)} here"
+        for key in sorted(saved.keys() | own.keys())
+        if _shape(saved, key) != _shape(own, key)
+    ]
+    if differences:
+        shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
+        more = len(differences) - _SHOWN_DIFFERENCES
+        raise CheckpointError(
+            f"the checkpoint's networks do not fit: {shown}{f'; and {more} more' if more > 0 else ''}"
+        )
+
+
+def _shape(tensors: dict[str, Tensor], key: str) -> str:
+    return str(tuple(tensors[key].shape)) if key in tensors else "missing"

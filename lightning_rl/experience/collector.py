@@ -1,0 +1,269 @@
+"""The collector: the only caller of an environment's `step`, and the keeper of everything about open episodes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lightning_rl.buffers.rollout import Rollout
+from lightning_rl.envs.seeding import SeedStream, episode_seed
+from lightning_rl.envs.vector import VectorEnv
+from lightning_rl.errors import CheckpointError, TrainingFailed
+from lightning_rl.functional.trees import map_tree, tree_items
+from lightning_rl.types import Array, Episode, Info, SnapshotLevel, TensorObservation
+
+logger = logging.getLogger(__name__)
+
+Act = Callable[[TensorObservation, int], Array]
+"""From the current observations `(N, *obs_shape)` and the step's number in this rollout to the actions `(N, ...)`."""
+
+
+def _no_poll() -> None:
+    """Do nothing between two steps."""
+
+
+class Collector:
+    """Steps a vector environment, resets ended rows with their next episode's seed, and counts.
+
+    Attributes:
+        env_steps: Transitions collected by this rank.
+        episodes: Episodes finished by this rank.
+        episodes_dropped: Open episodes given up because the environment's state could not be restored.
+
+    Args:
+        env: The environments; owned, closed with the collector.
+        seed: The run's seed.
+        level: How exactly environment states can be saved.
+        rank: Process number; the ranks' episode seeds are disjoint.
+        world_size: Number of processes.
+        stream: Which seeds to draw episodes from.
+        on_episode: Called with every finished episode.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        seed: int,
+        level: SnapshotLevel = "boundary",
+        rank: int = 0,
+        world_size: int = 1,
+        stream: SeedStream = "train",
+        on_episode: Callable[[Episode], None] | None = None,
+    ) -> None:
+        self.env = env
+        self.level = level
+        self._seed, self._stream = seed, stream
+        self.rank, self.world_size = rank, world_size
+        self._on_episode = on_episode
+        self.env_steps = 0
+        self.episodes = 0
+        self.episodes_dropped = 0
+        rows = env.num_envs
+        self._episode_numbers = [-1] * rows
+        self._episode_seeds = [0] * rows
+        self._returns: Array = np.zeros(rows)
+        self._lengths: Array = np.zeros(rows, dtype=np.int64)
+        self._components: list[dict[str, float]] = [{} for _ in range(rows)]
+        self._actions: list[list[Array]] = [[] for _ in range(rows)]
+        self._log_sums: dict[str, float] = {}
+        self._log_counts: dict[str, int] = {}
+        # `env.observation` is rewritten in place, so one tensor view serves every step.
+        self._view: TensorObservation = map_tree(torch.from_numpy, env.observation)
+
+    def start(self) -> None:
+        """Reset every row for its first episode."""
+        self._begin_episodes(range(self.env.num_envs))
+
+    def collect(self, rollout: Rollout, act: Act, poll: Callable[[], None] = _no_poll) -> None:
+        """Fill `rollout` from its cursor to its end.
+
+        Args:
+            rollout: Where to; kept consistent after every step.
+            act: The policy.
+            poll: Called before every step; may raise to stop between two steps.
+
+        Raises:
+            TrainingFailed: When an environment fails or reports something that is not finite.
+        """
+        env = self.env
+        for step in range(rollout.cursor, rollout.num_steps):
+            poll()
+            rollout.write_observation(step, env.observation)
+            action = act(self._view, step)
+            infos = env.step(action)
+            rollout.action[step] = action
+            rollout.reward[step] = env.reward
+            rollout.terminated[step] = env.terminated
+            rollout.truncated[step] = env.truncated
+            if self.level == "replay":
+                self._remember(action)
+            if any(infos):
+                self._read_infos(infos)
+            self._returns += env.reward
+            self._lengths += 1
+            self.env_steps += env.num_envs
+            ended = env.terminated | env.truncated
+            if ended.any():
+                self._end_episodes(np.flatnonzero(ended).tolist(), rollout, step)
+            rollout.cursor = step + 1
+        rollout.write_observation(rollout.num_steps, env.observation)
+        self._check_finite(rollout)
+
+    def take_log(self) -> dict[str, float]:
+        """Return the means of what environments put into `info["log"]` since the last call."""
+        means = {f"env/{key}": total / self._log_counts[key] for key, total in self._log_sums.items()}
+        self._log_sums.clear()
+        self._log_counts.clear()
+        return means
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+    def _begin_episodes(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            self._episode_numbers[row] += 1
+            number = (self._episode_numbers[row] * self.world_size + self.rank) * self.env.num_envs + row
+            self._episode_seeds[row] = episode_seed(self._seed, self._stream, number)
+            self._returns[row] = 0.0
+            self._lengths[row] = 0
+            self._components[row] = {}
+            self._actions[row] = []
+        self.env.reset(rows, [self._episode_seeds[row] for row in rows])
+
+    def _end_episodes(self, rows: list[int], rollout: Rollout, step: int) -> None:
+        for row in rows:
+            rollout.write_final(step, row, self.env.observation)
+            episode = Episode(
+                index=self.episodes * self.world_size + self.rank,
+                env_index=row,
+                seed=self._episode_seeds[row],
+                reward=float(self._returns[row]),
+                length=int(self._lengths[row]),
+                terminated=bool(self.env.terminated[row]),
+                truncated=bool(self.env.truncated[row]),
+                env_steps=self.env_steps * self.world_size,
+                reward_components=self._components[row],
+            )
+            self.episodes += 1
+            if self._on_episode:
+                self._on_episode(episode)
+        self._begin_episodes(rows)
+
+    def _remember(self, action: Array) -> None:
+        action = np.array(action)
+        for row, actions in enumerate(self._actions):
+            actions.append(action[row])
+
+    def _read_infos(self, infos: Sequence[Info]) -> None:
+        for row, info in enumerate(infos):
+            components = info.get("reward_components")
+            if components:
+                sums = self._components[row]
+                for name, value in components.items():
+                    sums[name] = sums.get(name, 0.0) + float(value)
+            log = info.get("log")
+            if log:
+                for name, value in log.items():
+                    key = name.lstrip("/")
+                    self._log_sums[key] = self._log_sums.get(key, 0.0) + float(value)
+                    self._log_counts[key] = self._log_counts.get(key, 0) + 1
+
+    def _check_finite(self, rollout: Rollout) -> None:
+        """Stop before anything that is not finite reaches a buffer, a normaliser or an update."""
+        # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on float32 values), and
+        # costs a fraction of `isfinite(x).all()`.
+        if not np.isfinite(rollout.reward.sum(dtype=np.float64)):
+            step, row = np.argwhere(~np.isfinite(rollout.reward))[0]
+            raise self._not_finite("reward", step, row, rollout)
+        for key, leaf in tree_items(rollout.observation):
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
+                step, row, *_ = np.argwhere(~np.isfinite(leaf))[0]
+                raise self._not_finite(f"observation{f'[{key!r}]' if key else ''}", step, row, rollout)
+        for (step, row), observation in zip(rollout.final_index, rollout.final_observation, strict=True):
+            for key, leaf in tree_items(observation):
+                if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
+                    raise self._not_finite(f"final observation{f'[{key!r}]' if key else ''}", step, row, rollout)
+
+    def _not_finite(self, what: str, step: int, row: int, rollout: Rollout) -> TrainingFailed:
+        at = self.env_steps - (rollout.num_steps - int(step)) * self.env.num_envs
+        return TrainingFailed(
+            f"environment {self.env.config.name} (row {row}) returned a {what} that is not finite near env step {at}; "
+            "training stopped before it was learned from, and the last saved checkpoint is still good"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return counters, open episodes and, where the level allows it, the environments' states."""
+        rows = range(self.env.num_envs)
+        return {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "episodes_dropped": self.episodes_dropped,
+            "level": self.level,
+            "episode_numbers": list(self._episode_numbers),
+            "episode_seeds": list(self._episode_seeds),
+            "returns": torch.from_numpy(self._returns.copy()),
+            "lengths": torch.from_numpy(self._lengths.copy()),
+            "components": [dict(components) for components in self._components],
+            "log_sums": dict(self._log_sums),
+            "log_counts": dict(self._log_counts),
+            "observation": map_tree(lambda leaf: torch.from_numpy(leaf.copy()), self.env.observation),
+            "envs": [self.env.snapshot(row, "exact") for row in rows] if self.level == "exact" else [],
+            "actions": [_stack(actions) for actions in self._actions] if self.level == "replay" else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken; at level `boundary` the open episodes are dropped and counted.
+
+        Raises:
+            CheckpointError: When the number of environments differs, or a replayed episode leads elsewhere.
+        """
+        if len(state["episode_seeds"]) != self.env.num_envs:
+            raise CheckpointError(
+                f"expected {len(state['episode_seeds'])} environments as in the checkpoint, received {self.env.num_envs}"
+            )
+        self.env_steps, self.episodes = state["env_steps"], state["episodes"]
+        self.episodes_dropped = state["episodes_dropped"]
+        self._episode_numbers = list(state["episode_numbers"])
+        self._log_sums, self._log_counts = dict(state["log_sums"]), dict(state["log_counts"])
+        if state["level"] == "boundary":
+            self._drop_open_episodes()
+            return
+        self._episode_seeds = list(state["episode_seeds"])
+        self._returns[:], self._lengths[:] = state["returns"].numpy(), state["lengths"].numpy()
+        self._components = [dict(components) for components in state["components"]]
+        if state["level"] == "exact":
+            for row, env_state in enumerate(state["envs"]):
+                self.env.restore(row, env_state)
+        else:
+            self._replay(state["actions"])
+            self._check_replay(state["observation"])
+        map_tree(lambda leaf, saved: np.copyto(leaf, saved.numpy()), self.env.observation, state["observation"])
+
+    def _drop_open_episodes(self) -> None:
+        logger.warning(
+            "%s cannot be saved mid-episode: %d open episodes are dropped", self.env.config.name, self.env.num_envs
+        )
+        self.episodes_dropped += self.env.num_envs
+        self.start()
+
+    def _replay(self, actions: list[Any]) -> None:
+        self._actions = [[] if stacked is None else list(stacked.numpy()) for stacked in actions]
+        for row, episode_actions in enumerate(self._actions):
+            self.env.replay(row, self._episode_seeds[row], episode_actions)
+
+    def _check_replay(self, saved: TensorObservation) -> None:
+        for (key, now), (_, then) in zip(tree_items(self.env.observation), tree_items(saved), strict=True):
+            if not np.array_equal(now, then.numpy()):
+                raise CheckpointError(
+                    f"environment {self.env.config.name} did not return to its saved observation"
+                    f"{f' {key!r}' if key else ''} when its open episode was replayed; it is not deterministic here"
+                )
+
+
+def _stack(actions: list[Array]) -> Any:
+    return torch.from_numpy(np.stack(actions)) if actions else None

@@ -1,0 +1,155 @@
+"""Lightning's validation, test and prediction as evaluation of the deterministic policy on whole episodes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_rl.envs.config import EnvConfig
+from lightning_rl.envs.seeding import SeedStream
+from lightning_rl.envs.spaces import action_adapter, observation_flattener
+from lightning_rl.experience.evaluation import EpisodeMetric, EvaluationSource
+from lightning_rl.experience.source import sized_loader
+from lightning_rl.functional.trees import map_tree
+from lightning_rl.types import Array, Episode, Statistics, TensorObservation
+
+EVAL_EPISODES = 20
+TEST_EPISODES = 100
+
+
+class EvaluationHooks(pl.LightningModule):
+    """The half of an algorithm that plays finished episodes; the training half is `Algorithm`.
+
+    Episodes come from environments and seeds of their own, actions from the deterministic policy
+    with frozen normalisers. The number of episodes is the trainer's `eval_episodes` (20) and
+    `test_episodes` (100) where it has these attributes. Logs `eval/mean_reward`, `eval/std_reward`,
+    `eval/min_reward`, `eval/max_reward` (undiscounted returns) and `eval/mean_length` (env steps).
+
+    Attributes:
+        evaluation: The last evaluation: `rewards` and `lengths` in order of the episodes' seeds,
+            and the five statistics.
+    """
+
+    env_config: EnvConfig
+    action_space: Any
+    seed: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluation: dict[str, Any] = {}
+        self._episode_metric = EpisodeMetric()
+        self._evaluation_sources: dict[str, EvaluationSource] = {}
+
+    @abstractmethod
+    def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:
+        """Return the policy's actions `(N, ...)` for observations `(N, *obs_shape)`."""
+
+    @abstractmethod
+    def poll(self) -> None:
+        """Save and stop when the run was asked to."""
+
+    @abstractmethod
+    def log_metrics(self, metrics: Statistics) -> None:
+        """Log a row."""
+
+    def predict(self, observation: Any, deterministic: bool = True) -> Array:
+        """Return the action that the environment's `step` takes.
+
+        Args:
+            observation: One observation as the environment returns it, or a batch of them with one
+                leading dimension.
+            deterministic: The most probable action instead of a sampled one.
+        """
+        space = self.env_config.raw_observation_space()
+        single = space.contains(observation) or np.shape(observation) == space.shape
+        batch = _to_tensors(observation_flattener(space)(observation))
+        if single:
+            batch = map_tree(lambda leaf: leaf.unsqueeze(0), batch)
+        to_env = action_adapter(self.action_space, self.env_config.action)
+        action = to_env(self.act(batch, deterministic))
+        return action[0] if single else action
+
+    def evaluation_source(self, stream: SeedStream, num_episodes: int) -> EvaluationSource:
+        """Return the source of `num_episodes` finished episodes with seeds from `stream`."""
+        return EvaluationSource(
+            self.env_config,
+            self.act,
+            num_episodes,
+            self.seed,
+            stream=stream,
+            rank=self.global_rank,
+            world_size=self.trainer.world_size,
+            poll=self.poll,
+        )
+
+    def _loader(self, stream: SeedStream, num_episodes: int) -> DataLoader:
+        if stream in self._evaluation_sources:
+            self._evaluation_sources[stream].close()
+        source = self._evaluation_sources[stream] = self.evaluation_source(stream, num_episodes)
+        return sized_loader(source)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the evaluation episodes, used for choosing checkpoints and for early stopping."""
+        return self._loader("evaluation", getattr(self.trainer, "eval_episodes", EVAL_EPISODES))
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test episodes, whose seeds nothing was ever chosen by."""
+        return self._loader("test", getattr(self.trainer, "test_episodes", TEST_EPISODES))
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the evaluation episodes; `predict` collects them."""
+        return self.val_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: Any, dataloader_idx: int) -> Any:
+        """Return the batch as it is: units move their own minibatches, episodes hold no tensors."""
+        return batch
+
+    def validation_step(self, episode: Episode, batch_idx: int) -> None:
+        """Count one finished episode."""
+        self._episode_metric.update(episode)
+
+    def test_step(self, episode: Episode, batch_idx: int) -> None:
+        """Count one finished episode."""
+        self._episode_metric.update(episode)
+
+    def predict_step(self, episode: Episode, batch_idx: int) -> Episode:
+        """Return the finished episode."""
+        return episode
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the statistics of the episodes."""
+        self._finish_evaluation()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the statistics of the episodes."""
+        self._finish_evaluation()
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget episodes of an evaluation that was broken off."""
+        self._episode_metric.reset()
+
+    def _finish_evaluation(self) -> None:
+        self.evaluation = self._episode_metric.compute()
+        self._episode_metric.reset()
+        statistics = {
+            f"eval/{name}": value
+            for name, value in self.evaluation.items()
+            if isinstance(value, float)
+        }
+        self.log_dict(statistics, logger=False)
+        if not self.trainer.sanity_checking:
+            self.log_metrics(statistics)
+
+    def close_evaluation(self) -> None:
+        """Close the evaluation environments."""
+        for source in self._evaluation_sources.values():
+            source.close()
+
+
+def _to_tensors(observation: Any) -> TensorObservation:
+    return map_tree(lambda leaf: torch.as_tensor(np.asarray(leaf)), observation)

@@ -1,0 +1,136 @@
+"""Off-policy experience: collect a few env steps, draw a few minibatches from the replay buffer, again and again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+
+from lightning_rl.buffers.replay import ReplayBuffer, Transitions
+from lightning_rl.buffers.rollout import Rollout
+from lightning_rl.experience.collector import Collector
+from lightning_rl.experience.source import ExperienceSource, Learner
+from lightning_rl.types import Statistics
+
+
+class OffPolicyLearner(Learner, Protocol):
+    """What the off-policy source needs from an algorithm."""
+
+    batch_size: int
+    learning_starts: int
+    gradient_steps_per_update: int
+
+
+class OffPolicySource(ExperienceSource):
+    """Yields units of some env steps; iterating a unit collects and yields one minibatch per gradient step.
+
+    Args:
+        learner: The algorithm.
+        collector: Its environments.
+        replay: Where transitions go.
+        train_frequency: Env steps between two updates, over this rank's environments.
+        env_steps_per_iteration: Env steps of one unit, of this rank.
+    """
+
+    def __init__(
+        self,
+        learner: OffPolicyLearner,
+        collector: Collector,
+        replay: ReplayBuffer,
+        train_frequency: int,
+        env_steps_per_iteration: int,
+    ) -> None:
+        env = collector.env
+        size = unit_env_steps(env.num_envs, train_frequency, env_steps_per_iteration)
+        super().__init__(learner, collector, size)
+        self.learner: OffPolicyLearner = learner
+        self.replay: ReplayBuffer = replay
+        steps = steps_per_round(env.num_envs, train_frequency)
+        self.rounds_per_unit = size // (steps * env.num_envs)
+        self.rollout = Rollout(steps, env.num_envs, env.observation_space, env.action_space)
+        self._rounds_done = 0
+        self._gradient_steps_left = 0
+        self._unfinished = False
+        self._reward_sum = 0.0
+
+    @property
+    def has_unfinished_unit(self) -> bool:  # noqa: D102
+        return self._unfinished
+
+    def next_unit(self) -> Iterator[Transitions]:  # noqa: D102
+        if not self._unfinished:
+            self.learner.announce_unit()
+            self._rounds_done, self._gradient_steps_left, self._reward_sum = 0, 0, 0.0
+            self._unfinished = True
+            self.learner.emit("on_iteration_start")
+            self.learner.emit("on_rollout_start")
+        return self._minibatches()
+
+    def recent_transitions(self) -> Transitions:
+        """Return what the present unit has collected, as far as the buffer still holds it."""
+        return self.replay.recent(self._rounds_done * self.rollout.num_steps * self.rollout.num_envs)
+
+    def finish_unit(self) -> Statistics:  # noqa: D102
+        self._unfinished = False
+        transitions = max(1, self._rounds_done * self.rollout.num_steps * self.rollout.num_envs)
+        statistics = {"rollout/mean_reward": self._reward_sum / transitions}
+        log = self.collector.take_log()
+        if log:
+            self.learner.emit("on_env_log", log)
+        self.learner.emit("on_rollout_end", statistics)
+        return statistics
+
+    def _minibatches(self) -> Iterator[Transitions]:
+        learner, generator = self.learner, self.learner.streams.torch("replay")
+        while True:
+            while self._gradient_steps_left > 0:
+                learner.poll()
+                minibatch = self.replay.sample(learner.batch_size, generator)
+                self._gradient_steps_left -= 1
+                yield minibatch
+            if self._rounds_done == self.rounds_per_unit or self._budget_is_spent():
+                return
+            learner.poll()
+            self._collect()
+            self._rounds_done += 1
+            if learner.env_steps >= learner.learning_starts:
+                self._gradient_steps_left = learner.gradient_steps_per_update
+
+    def _collect(self) -> None:
+        started = time.perf_counter()
+        with torch.inference_mode(), self.learner.precision_context():
+            self.rollout.clear()
+            self.collector.collect(self.rollout, self.learner.begin_rollout(self.rollout.num_steps))
+        self._reward_sum += float(self.rollout.reward.sum())
+        self.replay.add(self.rollout)
+        self.learner.count_collecting(time.perf_counter() - started)
+
+    def state_dict(self) -> dict[str, Any]:  # noqa: D102
+        return {
+            **super().state_dict(),
+            "replay": self.replay.state_dict(),
+            "unfinished": self._unfinished,
+            "rounds_done": self._rounds_done if self._unfinished else 0,
+            "gradient_steps_left": self._gradient_steps_left if self._unfinished else 0,
+            "reward_sum": self._reward_sum if self._unfinished else 0.0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
+        super().load_state_dict(state)
+        self._unfinished = state["unfinished"]
+        self._rounds_done = state["rounds_done"]
+        self._gradient_steps_left = state["gradient_steps_left"]
+        self._reward_sum = state["reward_sum"]
+
+
+def steps_per_round(num_envs: int, train_frequency: int) -> int:
+    """Return the steps of each environment between two updates."""
+    return max(1, train_frequency // num_envs)
+
+
+def unit_env_steps(num_envs: int, train_frequency: int, env_steps_per_iteration: int) -> int:
+    """Return the env steps of one unit: a whole number of rounds of collecting and updating."""
+    round_env_steps = steps_per_round(num_envs, train_frequency) * num_envs
+    return max(1, env_steps_per_iteration // round_env_steps) * round_env_steps

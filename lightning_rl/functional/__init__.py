@@ -1,0 +1,1 @@
+"""Pure tensor functions: returns, schedules, statistics, parameters and flat trees."""

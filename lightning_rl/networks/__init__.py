@@ -1,0 +1,1 @@
+"""Networks: layers, observation encoders, action heads, policies, values and normalisation."""

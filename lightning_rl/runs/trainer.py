@@ -1,0 +1,220 @@
+"""The trainer: Lightning's, with the defaults of reinforcement learning and a run directory."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.callbacks.checkpoint import Checkpoint
+from lightning_rl.callbacks.curves import TrainingCurves
+from lightning_rl.callbacks.defaults import missing, monitoring_callbacks
+from lightning_rl.callbacks.interruption import GracefulStop
+from lightning_rl.callbacks.progress_bar import ProgressBar
+from lightning_rl.errors import ConfigError, check_ranges
+from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
+from lightning_rl.loggers.csv import CSVMetrics
+from lightning_rl.runs.directory import RunConfig, RunDirectory
+from lightning_rl.runs.record import RunRecord
+from lightning_rl.storage.segments import newest_good_checkpoint
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_EVALUATIONS = 10
+
+
+class Trainer(pl.Trainer):
+    """Lightning's trainer with evaluation in env steps and everything of a run on disk.
+
+    Args:
+        run: Where the run is kept and how it is described.
+        eval_every_env_steps: Env steps between two evaluations, rounded to whole training units;
+            default a tenth of the budget; 0 for none. Without effect beside `val_check_interval`.
+        eval_episodes: Episodes of an evaluation.
+        test_episodes: Episodes of `test`.
+        accelerator: As in Lightning.
+        max_epochs: As in Lightning; -1 because the budget ends a run.
+        log_every_n_steps: Training units between two logged rows.
+        callbacks: Added to the default ones; one of the same class replaces the default.
+        logger: Added to `metrics.csv`; true for TensorBoard, false for none.
+        enable_checkpointing: Write checkpoints.
+        enable_progress_bar: Show progress in the terminal.
+        enable_model_summary: As in Lightning.
+        num_sanity_val_steps: As in Lightning.
+        val_check_interval: As in Lightning, in training units.
+        **kwargs: Everything else that Lightning's trainer takes.
+
+    Attributes:
+        run_directory: Directory of the present or last run; None when nothing is to be kept
+            (`fast_dev_run`, `barebones`).
+        config_text: Resolved configuration, to be kept as `config.yaml`.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: RunConfig | Mapping[str, Any] | None = None,
+        eval_every_env_steps: int | None = None,
+        eval_episodes: int = 20,
+        test_episodes: int = 100,
+        accelerator: str = "auto",
+        max_epochs: int | None = -1,
+        log_every_n_steps: int | None = 10,
+        callbacks: list[pl.Callback] | pl.Callback | None = None,
+        logger: Logger | Iterable[Logger] | bool | None = None,
+        enable_checkpointing: bool | None = None,
+        enable_progress_bar: bool | None = None,
+        enable_model_summary: bool | None = False,
+        num_sanity_val_steps: int | None = 0,
+        val_check_interval: int | float | str | timedelta | dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_ranges(
+            {
+                "trainer.eval_every_env_steps": (eval_every_env_steps, 0, None),
+                "trainer.eval_episodes": (eval_episodes, 1, None),
+                "trainer.test_episodes": (test_episodes, 1, None),
+            }
+        )
+        self.run_config = run if isinstance(run, RunConfig) else RunConfig(**(run or {}))
+        self.eval_every_env_steps = eval_every_env_steps
+        self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
+        self.run_directory: RunDirectory | None = None
+        self.config_text: str | None = None
+        self._resumed_directory: Path | None = None
+        self._evaluates_by_env_steps = val_check_interval is None
+        self._keeps_run = not (kwargs.get("barebones") or kwargs.get("fast_dev_run"))
+        self._adds_tensorboard = logger is None or logger is True
+        own = [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks or [])
+        if not kwargs.get("barebones"):
+            own += missing(self._default_callbacks(enable_checkpointing, enable_progress_bar), own)
+        _quieten_lightning()
+        super().__init__(
+            accelerator=accelerator,
+            max_epochs=max_epochs,
+            log_every_n_steps=log_every_n_steps,
+            callbacks=own,
+            logger=False if isinstance(logger, bool) or logger is None else logger,
+            enable_checkpointing=enable_checkpointing,
+            enable_progress_bar=enable_progress_bar,
+            enable_model_summary=enable_model_summary,
+            num_sanity_val_steps=num_sanity_val_steps,
+            val_check_interval=val_check_interval,
+            **kwargs,
+        )
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Path of the run directory, if there is one."""
+        return self.run_directory.path if self.run_directory else None
+
+    def fit(self, model: Algorithm, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        """Train an agent until its budget is spent, in a run directory of its own.
+
+        Args:
+            model: The agent.
+            *args: As in Lightning.
+            **kwargs: As in Lightning. `ckpt_path` may be `last`, `best`, a file or None; `last` and
+                `best` continue the run of `run.experiment` and `run.name` in place.
+        """
+        if kwargs.get("ckpt_path") in ("last", "best"):
+            kwargs["ckpt_path"] = self._continue_in_place(model, kwargs["ckpt_path"])
+        if self._evaluates_by_env_steps:
+            self._schedule_evaluations(model)
+        with self._open_run_directory(model):
+            super().fit(model, *args, **kwargs)
+
+    def resume_from(self, directory: RunDirectory | Path | None, checkpoint: Path | None) -> None:
+        """Make the next `fit` continue the run of `directory` in place; None starts a new one."""
+        path = directory.path if isinstance(directory, RunDirectory) else directory
+        self._resumed_directory = path
+
+    def _default_callbacks(
+        self, enable_checkpointing: bool | None, enable_progress_bar: bool | None
+    ) -> list[pl.Callback]:
+        defaults: list[pl.Callback] = [*monitoring_callbacks([]), GracefulStop()]
+        if self._keeps_run:
+            defaults.append(TrainingCurves())
+        if enable_progress_bar is not False:
+            defaults.append(ProgressBar())
+        if enable_checkpointing is not False:
+            defaults.append(Checkpoint())
+        return defaults
+
+    def _schedule_evaluations(self, agent: Algorithm) -> None:
+        """Turn env steps into a whole number of training units, once."""
+        every = self.eval_every_env_steps
+        if every == 0:
+            self.limit_val_batches = 0
+            return
+        if every is None:
+            every = (agent.budget.schedule_env_steps or DEFAULT_ENV_STEPS) // DEFAULT_EVALUATIONS
+        unit = agent.unit_env_steps * self.world_size
+        self.val_check_interval = max(1, round(every / unit))
+        # Counted over the whole run and not per epoch: an extended run goes on in rhythm.
+        self.check_val_every_n_epoch = None
+
+    def _continue_in_place(self, agent: Algorithm, which: str) -> str:
+        path = RunDirectory.resolve(
+            self.run_config, type(agent).__name__, agent.env_config.name, agent.seed
+        )
+        checkpoints = RunDirectory(path).checkpoints
+        if not checkpoints.is_dir():
+            raise ConfigError(f"no run to continue in {path}; give its run.experiment and run.name")
+        named = checkpoints / f"{which}.ckpt"
+        chosen, bad = newest_good_checkpoint(checkpoints, named if which == "best" else None)
+        for damaged, reason in bad:
+            logger.warning("%s is passed over: %s; using %s", damaged, reason, chosen.name)
+        self._resumed_directory = path
+        return str(chosen)
+
+    @contextmanager
+    def _open_run_directory(self, agent: Algorithm) -> Iterator[None]:
+        """Claim the run directory for the time of a fit, with its loggers and its record."""
+        if not self._keeps_run:
+            yield
+            return
+        resumed, self._resumed_directory = self._resumed_directory, None
+        path = resumed or RunDirectory.resolve(
+            self.run_config, type(agent).__name__, agent.env_config.name, agent.seed
+        )
+        if not self.is_global_zero:
+            self.run_directory = RunDirectory(path)
+            yield
+            return
+        with RunDirectory.claim(path, resumed is not None, self.run_config.new_version) as directory:
+            self.run_directory = directory
+            self._install(directory)
+            yield
+
+    def _install(self, directory: RunDirectory) -> None:
+        """Give the trainer the loggers and the record of this directory, instead of the last one's."""
+        own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
+        added: list[Logger] = [CSVMetrics(directory.path)]
+        if self._adds_tensorboard:
+            added.append(TensorBoardLogger(str(directory.path), name="", version=""))
+        for item in added:
+            item.of_run_directory = True  # type: ignore[attr-defined]
+        self.loggers = [*added, *own]
+        record = RunRecord(directory, self.run_config, self.config_text)
+        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[has-type]
+        others = [item for item in callbacks if not isinstance(item, RunRecord)]
+        # Lightning keeps `Checkpoint` callbacks last, so that they save what the others have done.
+        last = [item for item in others if isinstance(item, LightningCheckpoint)]
+        self.callbacks = [*(item for item in others if item not in last), record, *last]
+
+
+def _quieten_lightning() -> None:
+    """Keep Lightning's remarks about hardware and other products out of the terminal."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")

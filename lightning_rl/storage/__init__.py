@@ -1,0 +1,4 @@
+"""Files that survive: sealed checkpoints, replay segments, atomic text files.
+
+Nothing here knows of agents or runs.
+"""

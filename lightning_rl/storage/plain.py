@@ -1,0 +1,121 @@
+"""What a sealed file may hold: tensors and primitives; does no input or output.
+
+The same check runs before writing, so that a checkpoint that could not be loaded is never written,
+and after loading, so that what `torch.load` accepts and we never write (sparse or meta tensors,
+bottomless nesting) is refused as well.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MAX_DEPTH = 100
+# One byte is the length of the longest integer that the weights-only reader understands.
+MAX_INTEGER_BYTES = 255
+_ATOMS = (type(None), bool, float, str, complex, torch.dtype, torch.device, torch.Size)
+_CONTAINERS = (dict, OrderedDict, list, tuple)
+
+
+def why_not_plain(tree: Any) -> str | None:
+    """Return why `tree` cannot stand in a sealed file, or None if it can.
+
+    Allowed are dict, OrderedDict, list, tuple, str, bytes, bool, int, float, complex, None, torch
+    dtypes, devices and sizes, dense tensors and parameters: by exact type, since `np.float64` is a
+    `float` and still unreadable.
+
+    Returns:
+        One line that begins with the key path, such as `['callbacks']['x'][0]: numpy.ndarray;
+        store a tensor`.
+    """
+    # A tree may share branches: each is visited again only where it hangs deeper than before, or
+    # thirty shared pairs would be 2^30 visits. A cycle ends at the greatest depth.
+    depth_seen: dict[int, int] = {}
+    waiting: list[tuple[Any, str, int]] = [(tree, "", 0)]
+    while waiting:
+        value, path, depth = waiting.pop()
+        if type(value) not in _CONTAINERS:
+            problem = _why_not_leaf(value)
+            if problem:
+                return f"{path or 'the object itself'}: {problem}"
+            continue
+        if depth_seen.get(id(value), -1) >= depth:
+            continue
+        depth_seen[id(value)] = depth
+        if depth >= MAX_DEPTH:
+            return f"{path[:60]}...: nested deeper than {MAX_DEPTH} levels"
+        children, problem = _children(value)
+        if problem:
+            return f"{path or 'the object itself'}: {problem}"
+        waiting.extend((child, path + step, depth + 1) for step, child in reversed(children))
+    return None
+
+
+def _children(value: Any) -> tuple[list[tuple[str, Any]], str | None]:
+    """Return (step, child) for each child of a container, and a problem with the container."""
+    if isinstance(value, (list, tuple)):
+        return [(f"[{index}]", child) for index, child in enumerate(value)], None
+    for key in value:
+        if type(key) not in (str, int, bool, float, type(None)):
+            return [], f"a key of type {_name(key)}; use a string or a number"
+    # `Module.state_dict()` hangs its version numbers on the dictionary as an attribute. Another one
+    # could hide a method, in a crafted file.
+    attributes = getattr(value, "__dict__", {})
+    if attributes.keys() - {"_metadata"}:
+        return [], f"an attribute {min(map(str, attributes.keys() - {'_metadata'}))!r}"
+    children = [(f"[{key!r}]", child) for key, child in value.items()]
+    children.extend((f".{name}", child) for name, child in attributes.items())
+    return children, None
+
+
+def _why_not_leaf(value: Any) -> str | None:
+    """Return why a value that is no container is refused, or None."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return None
+    if kind is bytes:
+        # Pickle protocol 2 writes empty bytes as a call that the weights-only reader refuses.
+        return None if value else "empty bytes cannot be read back; store None"
+    if kind is int:
+        too_long = value.bit_length() >= 8 * MAX_INTEGER_BYTES
+        return f"an integer of more than {MAX_INTEGER_BYTES} bytes" if too_long else None
+    if kind in (Tensor, torch.nn.Parameter):
+        return _why_not_tensor(value)
+    return f"{_name(value)}; {_remedy(value)}"
+
+
+def _why_not_tensor(tensor: Tensor) -> str | None:
+    """Return why a tensor is refused: it must be dense and own as many bytes as it shows."""
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_nested:
+        return "a sparse, nested or quantized tensor; store a dense one"
+    if tensor.is_meta:
+        return "a meta tensor, which has no values"
+    if getattr(tensor, "__dict__", None):
+        return (
+            f"a tensor with the attribute {min(tensor.__dict__)!r}; store tensor.detach().clone()"
+        )
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        return "an expanded tensor, larger than its memory; store tensor.contiguous()"
+    return None
+
+
+def _name(value: Any) -> str:
+    """Return the full name of a value's type, without `builtins`."""
+    kind = type(value)
+    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+
+
+def _remedy(value: Any) -> str:
+    """Return what to store instead of `value`."""
+    if type(value).__module__ == "numpy":
+        return "store a tensor or a plain number"
+    if isinstance(value, (set, frozenset)):
+        return "store a sorted list"
+    if isinstance(value, Tensor):
+        return "store a plain tensor"
+    if hasattr(value, "__fspath__"):
+        return "store a string"
+    return "store only tensors, numbers, strings, lists and dictionaries"

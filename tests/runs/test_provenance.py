@@ -1,0 +1,101 @@
+"""What a run was made with, without secrets."""
+
+from __future__ import annotations
+
+import subprocess
+
+import gymnasium
+import pytest
+import torch
+
+from lightning_rl.runs import provenance
+
+CANARY = "canary-93c1d5"
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("name", ["WANDB_API_KEY", "hf_token", "MySecretThing", "DB_PASSWORD"])
+    def test_values_of_secret_variables_are_hidden(self, monkeypatch, name):
+        monkeypatch.setenv(name, CANARY)
+        assert provenance.redact(f"key: {CANARY}, twice {CANARY}") == "key: ***, twice ***"
+
+    def test_harmless_values_stay(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+        monkeypatch.setenv("KEY_FOLDER", str(tmp_path))
+        monkeypatch.setenv("HARMLESS", "CartPole-v1")
+        text = f"false {tmp_path} CartPole-v1"
+        assert provenance.redact(text) == text
+
+    def test_a_secret_inside_another_leaves_no_rest(self, monkeypatch):
+        monkeypatch.setenv("A_KEY", "abcdef")
+        monkeypatch.setenv("B_KEY", "abcdefgh")
+        assert provenance.redact("abcdefgh") == "***"
+
+    def test_command(self, monkeypatch):
+        monkeypatch.setenv("X_TOKEN", CANARY)
+        command = [
+            "lightning-rl",
+            "fit",
+            f"--run.description=with {CANARY}",
+            "--trainer.logger.api_key",
+            "hunter2",
+            "--password=x",
+            "--model.gamma",
+            "0.9",
+        ]
+        assert provenance.redacted_command(command) == [
+            "lightning-rl",
+            "fit",
+            "--run.description=with ***",
+            "--trainer.logger.api_key",
+            "***",
+            "--password=***",
+            "--model.gamma",
+            "0.9",
+        ]
+
+
+def test_versions():
+    found = provenance.versions()
+    assert found["torch"] == torch.__version__
+    assert found["gymnasium"] == gymnasium.__version__
+    assert {"lightning_rl", "python", "lightning", "numpy"} <= set(found)
+
+
+def test_hardware():
+    found = provenance.hardware()
+    assert found["gpu"] is None
+    assert found["cores"] >= found["usable_cores"] >= 1
+    assert found["memory_bytes"] > 2**20
+    assert found["torch_threads"] == torch.get_num_threads()
+
+
+class TestGitCommit:
+    @pytest.fixture
+    def checkout(self, tmp_path):
+        self.git(tmp_path, "init", "-q", "-b", "main")
+        self.git(tmp_path, "commit", "-q", "--allow-empty", "-m", "first")
+        return tmp_path
+
+    @staticmethod
+    def git(folder, *arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        command = ["git", *identity, *arguments]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    def test_of_a_branch_packed_detached_and_in_a_worktree(self, checkout):
+        commit = self.git(checkout, "rev-parse", "HEAD")
+        (checkout / "sub").mkdir()
+        assert provenance.git_commit(checkout / "sub") == commit
+        self.git(checkout, "pack-refs", "--all")
+        assert provenance.git_commit(checkout) == commit
+        self.git(checkout, "worktree", "add", "-q", "-b", "other", "tree")
+        assert provenance.git_commit(checkout / "tree") == commit
+        self.git(checkout, "checkout", "-q", "--detach")
+        assert provenance.git_commit(checkout) == commit
+
+    def test_outside_a_checkout_and_without_a_commit(self, tmp_path):
+        assert provenance.git_commit(tmp_path) is None
+        self.git(tmp_path, "init", "-q")
+        assert provenance.git_commit(tmp_path) is None

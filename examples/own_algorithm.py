@@ -1,78 +1,59 @@
-"""Write an algorithm of your own: advantage actor-critic (A2C), one gradient step per rollout."""
-
-from __future__ import annotations
-
-from typing import Any
+"""Write an algorithm of your own: A2C (Mnih et al., 2016, https://arxiv.org/abs/1602.01783)."""
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
-from lightning_rl import Algorithm, evaluate_policy, run
+from lightning_rl import Algorithm, run
 from lightning_rl.experience.on_policy import OnPolicySource
 from lightning_rl.functional.returns import lambda_return
-from lightning_rl.networks.distributions import make_action_head
-from lightning_rl.networks.policies import ActorCritic
+from lightning_rl.networks import distributions, policies
 
 
 class A2C(Algorithm):
-    """Advantage actor-critic (Mnih et al., 2016, https://arxiv.org/abs/1602.01783), on vectors."""
+    num_steps, update_epochs, minibatch_size = 16, 1, 1_000_000  # one step on all rows
+    unit_env_steps = property(lambda self: self.num_steps * self.env_config.num_envs)
 
-    update_epochs = 1
-
-    def __init__(self, env: Any, total_env_steps: int | None = None, num_steps: int = 16) -> None:
+    def __init__(self, env, total_env_steps: int | None = None):
         super().__init__(env, total_env_steps, seed=1)
-        self.num_steps, self.minibatch_size = num_steps, num_steps * self.env_config.num_envs
-        self.head = make_action_head(self.action_space)
+        self.head = distributions.make_action_head(self.action_space)
         with self.seeded_initialization():
-            self.network = ActorCritic(self.observation_space, self.action_space)
+            self.network = policies.ActorCritic(self.observation_space, self.action_space)
 
-    def act(self, observation: Any, deterministic: bool = True) -> Any:
-        with torch.no_grad():
-            return self.head.mode(self.network.distribution_parameters(observation)).numpy()
+    def act(self, observation, deterministic=True):
+        return self.head.mode(self.network.distribution_parameters(observation)).numpy(force=True)
 
-    def begin_rollout(self, num_steps: int) -> Any:
-        shape, generator = (num_steps, self.env_config.num_envs), self.streams.torch("action")
-        noise, policy = self.head.draw_noise(shape, generator), self.network.inference_function()
+    def begin_rollout(self, num_steps):  # all noise of a rollout is drawn at once
+        shape, policy = (num_steps, self.env_config.num_envs), self.network.inference_function()
+        noise = self.head.draw_noise(shape, self.streams.torch("action"))
         return lambda observation, step: self.head.sample(policy(observation), noise[step]).numpy()
 
-    def build_source(self, collector: Any) -> OnPolicySource:
+    def build_source(self, collector):
         return OnPolicySource(self, collector, self.num_steps)
 
-    @torch.no_grad()
-    def estimate(self, rollout: Any) -> dict[str, Any]:
-        columns = (rollout.observation, rollout.action, rollout.reward, rollout.terminated)
-        observation, action, reward, terminated = map(torch.from_numpy, columns)
-        next_value = torch.stack([self.network.value(rows) for rows in observation[1:]])
-        if rollout.final_index:  # where an episode ended, its true final observation counts
-            next_value[rollout.final_indices()] = self.network.value(rollout.final_observations())
-        end = terminated | torch.from_numpy(rollout.truncated)
-        return_ = lambda_return(reward, next_value, terminated, end, 0.99, 0.95)
-        rows = {"observation": observation[:-1], "action": action, "return": return_}
+    def estimate(self, rollout):  # from a rollout (T, N) to the rows that training_step gets
+        columns = [rollout.observation[:-1], rollout.next_observation(), rollout.action]
+        columns += [rollout.reward, rollout.terminated, rollout.terminated | rollout.truncated]
+        observation, following, action, *rest = [torch.from_numpy(column) for column in columns]
+        next_value = self.network.value(following.flatten(0, 1)).detach().view_as(rest[0])
+        return_ = lambda_return(rest[0], next_value, *rest[1:], gamma=0.99, gae_lambda=0.95)
+        rows = {"observation": observation, "action": action, "return": return_}
         return {name: column.flatten(0, 1) for name, column in rows.items()}
 
-    def training_step(self, minibatches: Any, batch_idx: int) -> dict[str, float]:
-        for batch in minibatches:
-            distribution, value = self.network(batch["observation"])
-            advantage = batch["return"] - value
-            log_prob = self.head.log_prob(distribution, batch["action"])
-            policy_loss, value_loss = -(log_prob * advantage.detach()).mean(), advantage.square().mean()
-            self.network.zero_grad()
-            (policy_loss + 0.5 * value_loss).backward()
-            clip_grad_norm_(self.network.parameters(), 0.5)
-            self.trainer.optimizers[0].step()
-        return self.finish_update({"train/value_loss": float(value_loss)})
+    def training_step(self, minibatches, batch_idx):
+        batch = minibatches.experience
+        policy, value = self.network(batch["observation"])
+        delta = batch["return"] - value
+        loss = (delta**2 / 2 - delta.detach() * self.head.log_prob(policy, batch["action"])).mean()
+        self.network.zero_grad()
+        loss.backward()
+        self.trainer.optimizers[0].step()
+        return self.finish_update({"train/loss": loss.item()})
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.network.parameters(), lr=3e-3)
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.network.parameters(), lr=1e-3)
 
 
-def main(total_env_steps: int = 100_000) -> float:
-    """Return the mean reward of the trained policy."""
-    agent = A2C({"id": "CartPole-v1", "num_envs": 16}, total_env_steps)
-    run(agent)
-    mean_reward = evaluate_policy(agent, num_episodes=20).mean_reward
-    print(f"mean reward {mean_reward:.1f}")
-    return mean_reward
+def main(total_env_steps: int = 200_000):
+    print(run(A2C({"id": "CartPole-v1", "num_envs": 16}, total_env_steps)).metrics)
 
 
 if __name__ == "__main__":

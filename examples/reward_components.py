@@ -37,7 +37,8 @@ def make_env(**kwargs: Any) -> gymnasium.Env:
 def main(total_env_steps: int = 100_000) -> dict[str, float]:
     """Return what `metrics.json` says last about each component."""
     env = EnvConfig(factory=make_env, num_envs=8, normalize_reward=True)
-    result = run(PPO(env=env, total_env_steps=total_env_steps, num_steps=256, gamma=0.9, seed=1))
+    agent = PPO(env=env, total_env_steps=total_env_steps, num_steps=256, gamma=0.9, seed=1)
+    result = run(agent, trainer={"log_every_n_steps": 1})
     final = json.loads(Path(result.directory, "metrics.json").read_text())["final"]
     terms = {tag: value for tag, value in final.items() if tag.startswith(("reward", "env/"))}
     for tag, value in terms.items():

@@ -13,15 +13,14 @@ Deviation from the paper: Adam instead of RMSprop, and truncated episodes bootst
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
 from torch.nn import functional as F
 
 from lightning_rl.algorithms.base import Algorithm
@@ -30,7 +29,8 @@ from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError, check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.off_policy import OffPolicySource, unit_env_steps
-from lightning_rl.functional.compilation import CompileChoice, compile_function, resolve_compile
+from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.functional.gradients import gradient_function
 from lightning_rl.functional.parameters import flatten_parameters, polyak_update
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.schedules import linear
@@ -39,7 +39,6 @@ from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.networks.values import QNetwork
 from lightning_rl.types import Array, Statistics, TensorObservation
 
-Parameters = Mapping[str, Tensor]
 STATISTICS = ("train/td_loss", "train/mean_q")
 TRAINING_TAGS = (*STATISTICS, "train/grad_norm")
 LOSSES = {"mse": F.mse_loss, "huber": F.smooth_l1_loss}
@@ -59,11 +58,9 @@ def bootstrap_value(next_q_target: Tensor, next_q_online: Tensor | None) -> Tens
 
 
 def dqn_loss(
-    parameters: Parameters,
-    buffers: Parameters,
-    target_parameters: Parameters,
+    network: Callable[[TensorObservation], Tensor],
+    target_network: Callable[[TensorObservation], Tensor],
     minibatch: Transitions,
-    network: QNetwork,
     gamma: float,
     double: bool,
     loss: str,
@@ -71,26 +68,23 @@ def dqn_loss(
     """Return the loss to minimise and the vector of `STATISTICS`.
 
     Args:
-        parameters: Of the online network, by name.
-        buffers: Of the online network, by name; the target network normalises with them, too.
-        target_parameters: Of the target network, by name.
+        network: From observations to action values `(B, n)`; a `QNetwork`.
+        target_network: The same with the target network's parameters.
         minibatch: `observation`, `next_observation` `(B, *obs_shape)`, `action (B,)` int64,
             `reward (B,)`, `terminated (B,)` bool.
-        network: Gives the structure; its own parameters are not read.
         gamma: Discount in [0, 1].
         double: Double Q-learning.
         loss: A key of `LOSSES`.
     """
-    online, target = (parameters, buffers), (target_parameters, buffers)
-    q_values = functional_call(network, online, (minibatch["observation"],))
+    q_values = network(minibatch["observation"])
     q_value = q_values.gather(-1, minibatch["action"].unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
-        following = (minibatch["next_observation"],)
-        next_q_target = functional_call(network, target, following)
-        next_q_online = functional_call(network, online, following) if double else None
-        next_value = bootstrap_value(next_q_target, next_q_online)
-        goal = td_target(minibatch["reward"], minibatch["terminated"], next_value, gamma)
-    td_loss = LOSSES[loss](q_value, goal)
+        next_observation = minibatch["next_observation"]
+        next_value = bootstrap_value(
+            target_network(next_observation), network(next_observation) if double else None
+        )
+        target = td_target(minibatch["reward"], minibatch["terminated"], next_value, gamma)
+    td_loss = LOSSES[loss](q_value, target)
     return td_loss, torch.stack((td_loss, q_value.mean())).detach()
 
 
@@ -226,7 +220,7 @@ class DQN(Algorithm):
             action = self.network(observation).argmax(-1).numpy(force=True)
         if deterministic:
             return action
-        random = np.random.default_rng()
+        random = self.streams.numpy("exploration")
         explore = random.random(len(action)) < self.epsilon
         return np.where(explore, random.integers(self.num_actions, size=len(action)), action)
 
@@ -258,6 +252,8 @@ class DQN(Algorithm):
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in minibatches:
+            if self.reward_normalizer is not None:
+                minibatch["reward"] = self.reward_normalizer(minibatch["reward"])
             gradient, statistics = self.gradient(minibatch)
             norm = self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             self.statistics.add(TRAINING_TAGS, torch.cat((statistics, norm.view(1))))
@@ -270,29 +266,11 @@ class DQN(Algorithm):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
-        # Detached views of the same memory: no second graph is recorded around the inner gradient.
-        self.parameters_by_name = {name: p.detach() for name, p in self.flat.named.items()}
-        self.target_parameters = dict(self.target_network.named_parameters())
-        loss = partial(
-            dqn_loss, network=self.network, gamma=self.gamma, double=self.double, loss=self.loss
+        loss = partial(dqn_loss, gamma=self.gamma, double=self.double, loss=self.loss)
+        self.gradient = gradient_function(
+            loss, self.network, self.flat, self.compiled, frozen=[self.target_network]
         )
-        differentiate, flatten = grad_and_value(loss, has_aux=True), self.flat.flatten_gradients
-
-        def gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
-            gradients, (_, statistics) = differentiate(*arguments)
-            return flatten(gradients), statistics
-
-        self.gradient_function = compile_function(gradient, self.compiled)
         return torch.optim.Adam([self.flat.flat], lr=self.learning_rate, fused=True)
-
-    def gradient(self, minibatch: Transitions) -> tuple[Tensor, Tensor]:
-        """Return the flat gradient `(P,)` of the loss and the vector of `STATISTICS`."""
-        if self.reward_normalizer is not None:
-            minibatch["reward"] = self.reward_normalizer(minibatch["reward"])
-        buffers = dict(self.network.named_buffers())
-        return self.gradient_function(
-            self.parameters_by_name, buffers, self.target_parameters, minibatch
-        )
 
     def update_target(self) -> None:
         """Move the target network towards the online one when its interval has passed."""

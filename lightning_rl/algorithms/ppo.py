@@ -13,13 +13,12 @@ from the value of their true final observation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad_and_value
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
@@ -27,8 +26,9 @@ from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.on_policy import Experience, Minibatches, OnPolicySource
-from lightning_rl.functional.compilation import CompileChoice, compile_function, resolve_compile
-from lightning_rl.functional.parameters import clip_by_global_norm, flatten_parameters
+from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.functional.gradients import gradient_function
+from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import gae
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.statistics import batch_moments, explained_variance
@@ -41,7 +41,6 @@ from lightning_rl.types import Array, Statistics, TensorObservation
 
 SCHEDULES = ("constant", "linear", "adaptive_kl")
 DEFAULT_TARGET_KL = 0.01
-Parameters = Mapping[str, Tensor]
 STATISTICS = (
     "train/policy_loss",
     "train/value_loss",
@@ -73,30 +72,24 @@ def value_loss(
 
 
 def ppo_loss(
-    parameters: Parameters,
-    buffers: Parameters,
+    network: Callable[[TensorObservation], tuple[Tensor, Tensor]],
     minibatch: Experience,
     coefficients: Tensor,
-    network: ActorCritic,
     head: ActionHead,
     clip_value_loss: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss to minimise and the vector of `STATISTICS`.
 
     Args:
-        parameters: Of `network`, by name.
-        buffers: Of `network`, by name.
+        network: From observations to distribution parameters and values; an `ActorCritic`.
         minibatch: `observation (B, *obs_shape)`, `action`, `log_prob`, `advantage`, `value` and
             `return` `(B,)`.
-        coefficients: `clip_coef, vf_coef, ent_coef`; a tensor, so that schedules do not recompile.
-        network: Gives the structure; its own parameters are not read.
+        coefficients: `clip_coef, vf_coef, ent_coef`.
         head: Action distribution.
         clip_value_loss: See `value_loss`.
     """
     clip_coef, vf_coef, ent_coef = coefficients.unbind()
-    distribution, value = functional_call(
-        network, (parameters, buffers), (minibatch["observation"],)
-    )
+    distribution, value = network(minibatch["observation"])
     log_ratio = head.log_prob(distribution, minibatch["action"]) - minibatch["log_prob"]
     ratio = log_ratio.exp()
     policy = clipped_policy_loss(ratio, minibatch["advantage"], clip_coef)
@@ -127,7 +120,7 @@ class PPO(Algorithm):
         schedule_env_steps: Env steps that schedules span; default the first `total_env_steps`.
         seed: Default: the value of `seed_everything`, else drawn and recorded.
         num_steps: Steps of each environment in one rollout.
-        minibatch_size: Rows of a minibatch; at most `num_steps * num_envs`.
+        minibatch_size: Rows of a minibatch; a smaller rollout is one minibatch.
         update_epochs: Passes over a rollout.
         gamma: Discount in [0, 1].
         gae_lambda: In [0, 1]: 0 is the one-step advantage, 1 the Monte Carlo one.
@@ -203,7 +196,7 @@ class PPO(Algorithm):
         check_ranges(
             {
                 "num_steps": (num_steps, 1, None),
-                "minibatch_size": (minibatch_size, 1, num_steps * self.env_config.num_envs),
+                "minibatch_size": (minibatch_size, 1, None),
                 "update_epochs": (update_epochs, 1, None),
                 "gamma": (gamma, 0.0, 1.0),
                 "gae_lambda": (gae_lambda, 0.0, 1.0),
@@ -248,8 +241,8 @@ class PPO(Algorithm):
             distribution = self.network.distribution_parameters(observation)
             if deterministic:
                 return self.head.mode(distribution).numpy(force=True)
-            noise = self.head.draw_noise((len(distribution),)).to(distribution)
-            return self.head.sample(distribution, noise).numpy(force=True)
+            noise = self.head.draw_noise((len(distribution),), self.streams.torch("action"))
+            return self.head.sample(distribution.cpu(), noise).numpy()
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         prefix = (num_steps, self.env_config.num_envs)
@@ -315,8 +308,9 @@ class PPO(Algorithm):
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""
         learning_rate = self.set_learning_rate()
+        coefficients = self.coefficients.to(self.device)
         for minibatch in minibatches:
-            gradient, statistics = self.gradient(minibatch)
+            gradient, statistics = self.gradient(minibatch, coefficients)
             norm = self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             minibatches.record(torch.cat((statistics, norm.view(1))))
             if self.is_too_far(statistics):
@@ -335,25 +329,9 @@ class PPO(Algorithm):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
-        # Detached views of the same memory: no second graph is recorded around the inner gradient.
-        self.parameters_by_name = {name: p.detach() for name, p in self.flat.named.items()}
-        loss = partial(
-            ppo_loss, network=self.network, head=self.head, clip_value_loss=self.clip_value_loss
-        )
-        differentiate, flatten = grad_and_value(loss, has_aux=True), self.flat.flatten_gradients
-
-        def gradient(*arguments: Any) -> tuple[Tensor, Tensor]:
-            gradients, (_, statistics) = differentiate(*arguments)
-            return flatten(gradients), statistics
-
-        self.gradient_function = compile_function(gradient, self.compiled)
+        loss = partial(ppo_loss, head=self.head, clip_value_loss=self.clip_value_loss)
+        self.gradient = gradient_function(loss, self.network, self.flat, self.compiled)
         return torch.optim.Adam([self.flat.flat], lr=self.learning_rate, eps=1e-5, fused=True)
-
-    def gradient(self, minibatch: Experience) -> tuple[Tensor, Tensor]:
-        """Return the flat gradient `(P,)` of the loss and the vector of `STATISTICS`."""
-        buffers = dict(self.network.named_buffers())
-        coefficients = self.coefficients.to(self.device)
-        return self.gradient_function(self.parameters_by_name, buffers, minibatch, coefficients)
 
     def set_learning_rate(self) -> float:
         """Set and return this update's learning rate; `adaptive_kl` keeps what the last one left."""

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lightning_rl.cli.checks import check_document, model_class, resolve_algorithm
+from lightning_rl.cli.checks import (
+    check_document,
+    check_env_registered,
+    model_class,
+    resolve_algorithm,
+)
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.options import Option, check_option
 from lightning_rl.cli.yaml_check import Document, read_document
@@ -45,7 +50,7 @@ class Request:
         raw: The configuration's options, name and text, in order.
         documents: Checked configurations, first the weakest.
         options: Checked options.
-        tokens: The words as they were given.
+        kept_run: Entries of `run` that stay in `config.yaml` as they were.
     """
 
     command: str
@@ -54,7 +59,7 @@ class Request:
     raw: list[tuple[str, str | None]] = field(default_factory=list)
     documents: list[Document] = field(default_factory=list)
     options: list[Option] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    kept_run: dict[str, Any] = field(default_factory=dict)
 
     def add_options(self, algorithm: str | None) -> None:
         """Check the configuration's options against the algorithm, or the one that they name."""
@@ -63,6 +68,30 @@ class Request:
                 algorithm = resolve_algorithm(text)
         for key, text in self.raw:
             self.options.append(self._checked(key, text, algorithm))
+        self._check_environment()
+
+    def _check_environment(self) -> None:
+        """Check that the environment exists, once it is known which one it will be."""
+        where: list[tuple[str, Any]] = []
+        for document in self.documents:
+            env = (document.data.get("model") or {}).get("init_args", {}).get("env") or {}
+            if env.get("imports"):
+                return  # what they register cannot be known without importing them
+            line = document.lines.get(("model", "init_args", "env", "id"))
+            where.append(
+                (f"{document.origin}{f':{line}' if line else ''}: model.env", env.get("id"))
+            )
+        for option in self.options:
+            if option.key == "model.env.imports":
+                return
+            where.append(("--model.env", option.value if option.key == "model.env.id" else None))
+        for origin, identifier in reversed(where):
+            if isinstance(identifier, str):
+                try:
+                    check_env_registered(identifier)
+                except ConfigError as error:
+                    raise ConfigError(f"{origin}: {error}") from None
+                return
 
     def _checked(self, key: str, text: str | None, algorithm: str | None) -> Option:
         own = OWN_OPTIONS[self.command]
@@ -81,7 +110,7 @@ def read_request(command: str, tokens: Sequence[str]) -> Request:
     Raises:
         ConfigError: For an own option without its value, or given twice.
     """
-    request = Request(command, tokens=[command, *tokens])
+    request = Request(command)
     words = list(tokens)
     while words:
         word = words.pop(0)

@@ -7,7 +7,7 @@ nearest valid name. On the way short forms are written out: `model: ppo`, `env: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -35,6 +35,8 @@ _SHORT_NAMES = {
     "actor": ("lightning_rl.networks",),
     "critic": ("lightning_rl.networks",),
 }
+CLASS_ARGUMENTS = ("callbacks", "logger", "actor", "critic", "wrappers", "imports")
+"""Arguments whose values name classes or modules."""
 _FREE = ("kwargs", "eval_kwargs", "dict_kwargs")
 _MODEL_ARGS = ("model", "init_args")
 
@@ -176,6 +178,8 @@ def _check_arguments(
             raise document.error(
                 (*path, key), "is for Python only; give 'id' (a registered environment)"
             )
+        if key in signature.parameters and key not in names and value is None:
+            continue
         if key not in names:
             if signature.complete:
                 _unknown(document, (*path, key), key, names, signature.path.rsplit(".", 1)[-1])
@@ -195,10 +199,16 @@ def _check_nested(document: Document, path: KeyPath, value: Any) -> Any:
         return [_check_nested(document, (*path, str(i)), item) for i, item in enumerate(value)]
     if isinstance(value, dict) and "class_path" in value:
         return _check_object(document, path, value)
-    kind = next((part for part in reversed(path) if not part.isdigit()), "")
-    if kind in ("callbacks", "actor", "critic", "wrappers") and isinstance(value, str):
-        return _check_object(document, path, {"class_path": value}) if kind != "wrappers" else value
+    kind = _kind(path)
+    if kind in _SHORT_NAMES and isinstance(value, str):
+        spec = _check_object(document, path, {"class_path": value})
+        return spec if kind in ("callbacks", "logger") else spec["class_path"]
     return value
+
+
+def _kind(path: KeyPath) -> str:
+    """Return the argument that a value, perhaps in a list, belongs to."""
+    return next((part for part in reversed(path) if not part.isdigit()), "")
 
 
 def _check_object(document: Document, path: KeyPath, spec: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +216,7 @@ def _check_object(document: Document, path: KeyPath, spec: dict[str, Any]) -> di
     for key in spec:
         if key not in ("class_path", "init_args", "dict_kwargs"):
             _unknown(document, (*path, key), key, ("class_path", "init_args"), "an object")
-    kind = next((part for part in reversed(path) if not part.isdigit()), "")
+    kind = _kind(path)
     where = (*path, "class_path") if (*path, "class_path") in document.lines else path
     try:
         spec["class_path"] = full_class_path(spec["class_path"], kind)
@@ -247,36 +257,32 @@ def _check_env(document: Document, init_args: dict[str, Any]) -> None:
     signature = signature_of(ENV)
     if signature:
         _check_arguments(document, path, env, signature)
-    imports = env.get("imports") or []
-    try:
-        for module in imports:
-            check_trusted(module)
-        for wrapper in env.get("wrappers") or []:
-            check_class_path(wrapper["class_path"] if isinstance(wrapper, dict) else wrapper)
-    except ConfigError as error:
-        raise document.error((*path, "imports" if imports else "wrappers"), str(error)) from None
-    if env.get("id") is not None:
+    for key in ("id", "imports", "wrappers"):
         try:
-            check_env_id(env["id"], bool(imports))
+            for path_of_class in _named_in(key, env.get(key)):
+                check_trusted(path_of_class)
         except ConfigError as error:
-            raise document.error((*path, "id"), str(error)) from None
+            raise document.error((*path, key), str(error)) from None
 
 
-def check_env_id(identifier: str, has_imports: bool = False) -> None:
-    """Check an environment id as far as that is possible without importing foreign code.
+def _named_in(key: str, value: Any) -> Iterator[Any]:
+    """Yield the import paths in an environment's `id`, `imports` or `wrappers`."""
+    if key == "id":
+        yield from value.split(":")[:-1] if isinstance(value, str) else ()
+        return
+    for item in value if isinstance(value, list) else ():
+        yield item.get("class_path") if isinstance(item, dict) else item
+
+
+def check_env_registered(identifier: str) -> None:
+    """Refuse an environment id that is not registered.
 
     Raises:
-        ConfigError: If its module is not trusted, or it is not registered; the three nearest are
-            named.
+        ConfigError: With the three nearest ids.
     """
-    if ":" in identifier:
-        check_trusted(identifier.split(":", 1)[0])
-        return
-    if has_imports:
-        return
     import gymnasium  # a quarter of a second, and only where an id is given
 
-    if identifier in gymnasium.registry:
+    if ":" in identifier or identifier in gymnasium.registry:
         return
     from lightning_rl.envs.config import EnvConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,11 @@ def evaluate(request: Request) -> int:
 
     agent, trainer = cli.model, cli.trainer
     run = trainer.test if request.command == "test" else trainer.validate
-    run(agent, ckpt_path=str(checkpoint), verbose=False)
+    with warnings.catch_warnings():
+        # The training's own callbacks are not needed here, and nothing is loaded by workers.
+        warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint")
+        warnings.filterwarnings("ignore", ".*`IterableDataset` has `__len__` defined")
+        run(agent, ckpt_path=str(checkpoint), verbose=False)
     result = ExecutionResult(agent.evaluation["rewards"], agent.evaluation["lengths"])
     if request.command == "test":
         folder, name = _output(request, checkpoint, "results.json")
@@ -122,7 +127,7 @@ def _build(request: Request, options: list[str]) -> RunCLI | None:
 
     only_print = bool(request.own.get("print_config"))
     cli = RunCLI(request.documents, options, request.command, build=not only_print)
-    text = resolved_config_yaml(cli)
+    text = resolved_config_yaml(cli, request.kept_run)
     if only_print:
         _say(text.rstrip("\n"))
         return None
@@ -175,8 +180,10 @@ def _from_checkpoint(request: Request) -> tuple[RunCLI | None, Path]:
 
     from lightning_rl.cli.weights import stored_configuration
 
-    stored = Document(str(path), {"model": stored_configuration(path)})
-    env = stored.data["model"].get("init_args", {}).get("env")
+    model = stored_configuration(path)
+    # The agent's own seed decides the test episodes; nothing else in a test draws from a seed.
+    stored = Document(str(path), {"seed_everything": 0, "model": model})
+    env = model["init_args"].get("env")
     if isinstance(env, dict) and env.pop("factory", None) and not _gives_env(request, configs):
         raise ConfigError(
             f"{path}: was trained on an environment made in Python; "
@@ -210,7 +217,7 @@ def _output(request: Request, checkpoint: Path, name: str) -> tuple[Path, str]:
     """Return folder and file name of a result: `--output`, else the checkpoint's run directory."""
     given = request.own.get("output")
     if given is None:
-        folder = checkpoint.absolute().parent
+        folder = checkpoint.parent
         return (folder.parent if folder.name == "checkpoints" else folder), name
     path = Path(given).expanduser()
     suffix = Path(name).suffix

@@ -14,15 +14,17 @@ _UNKNOWN = re.compile(
     r"(?:Option|Group|Key) '([\w.]+)' is not accepted|Unrecognized arguments: (.+)|"
     r"Unexpected (?:key|parameter)s?:? ['\"]?([\w.]+)"
 )
-_NOISE = re.compile(r"^(Does not validate|Problem with|Got value|Subtypes|Original error)", re.I)
+_TELLING = re.compile(r"required|not accepted|not allowed|no attribute|No module|must |expects a f")
 _MAX = 300
 
 
 def one_line(message: str) -> str:
     """Return the key, the cause and, for an unknown name, the nearest valid one."""
     text = message.strip()
-    keys = _KEY.findall(text)
-    key = max(keys, key=len) if keys else ""
+    key = ""
+    for part in _KEY.findall(text):
+        # Inner parsers name keys from where they start.
+        key = part if not key or part.startswith(key) else f"{key}.{part}"
     unknown = _UNKNOWN.search(text)
     if unknown:
         return _unknown_name(key, next(group for group in unknown.groups() if group), text)
@@ -34,7 +36,8 @@ def one_line(message: str) -> str:
 def _unknown_name(key: str, name: str, text: str) -> str:
     if name.startswith("--"):
         return f"unknown option {name}"
-    classes = _CLASS.findall(text)
+    # The class whose problem it is stands above it; others may have been tried below.
+    classes = _CLASS.findall(text[: text.index(name)]) or _CLASS.findall(text)
     signature = signature_of(classes[-1]) if classes else None
     last = name.rsplit(".", 1)[-1]
     owner = f" of {classes[-1].rsplit('.', 1)[-1]}" if classes else ""
@@ -43,11 +46,10 @@ def _unknown_name(key: str, name: str, text: str) -> str:
 
 
 def _cause(text: str) -> str:
-    """Return the most specific line: the deepest one that says what was expected."""
-    lines = [line.strip(" -\t") for line in text.splitlines() if line.strip(" -\t")]
-    telling = [line for line in lines if "xpected" in line or "not allowed" in line]
-    chosen = telling[-1] if telling else lines[-1] if lines else "the configuration is not valid"
-    chosen = re.sub(r"^Parser key [\"'][\w.]+[\"']:\s*", "", chosen)
-    if chosen.endswith(":") and lines and lines[-1] is not chosen:
-        chosen = f"{chosen} {lines[-1]}"
-    return " ".join(chosen.split())
+    """Return the most telling line: what is wrong with a named class, else what was expected."""
+    lines = [line.strip(" -\t") for line in text.splitlines()]
+    lines = [line for line in lines if line and "NoneType" not in line]
+    telling = [line for line in lines if _TELLING.search(line)]
+    expected = [line for line in lines if "xpected" in line]
+    chosen = next(iter([*telling, *expected, *lines[-1:]]), "the configuration is not valid")
+    return " ".join(re.sub(r"^Parser key [\"'][\w.]+[\"']:\s*", "", chosen).split())

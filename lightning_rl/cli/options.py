@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lightning_rl.cli.checks import (
+    CLASS_ARGUMENTS,
     ENV,
     RUN,
     SECTIONS,
     TRAINER,
     argument_names,
-    check_class_path,
-    check_env_id,
+    check_document,
     choices,
-    full_class_path,
     resolve_algorithm,
 )
 from lightning_rl.cli.signatures import Signature, signature_of
-from lightning_rl.cli.yaml_check import KeyPath, parse_document, parse_scalar
+from lightning_rl.cli.yaml_check import Document, KeyPath, parse_document, parse_scalar
 from lightning_rl.errors import ConfigError, did_you_mean
 
 
@@ -92,39 +92,49 @@ def _check_argument_option(
     if section == "model" and rest[0] == "init_args" and len(rest) > 1:
         rest = rest[1:]
     class_path = {"run": RUN, "trainer": TRAINER}.get(section, algorithm)
-    prefix = section
     if section == "model" and rest[0] == "env":
-        class_path, prefix, rest = ENV, "model.env", rest[1:] or ["id"]
-        if rest == ["id"] and text.startswith("{"):
-            return Option(prefix, text, _value(text), append)
-    key = ".".join([prefix, *rest])
+        class_path, section, rest = ENV, "model.env", rest[1:]
+        if not rest and text.startswith("{"):
+            return _structured_option(section, text, algorithm, append)
+        rest = rest or ["id"]
+    key = ".".join([section, *rest])
     signature = signature_of(class_path) if class_path else None
     if signature is None:
         return Option(key, text, _value(text), append)
     names = argument_names(signature)
-    if rest[0] not in names:
-        if not signature.complete:
-            return Option(key, text, _value(text), append)
-        hint = did_you_mean(f"--{prefix}.{rest[0]}", [f"--{prefix}.{name}" for name in names])
-        near = did_you_mean(rest[0], names)
-        hint = near.replace("'", f"'--{prefix}.", 1) if near else hint
-        raise ConfigError(f"unknown option --{prefix}.{rest[0]}{hint or choices(names)}")
-    if len(rest) > 1 or append:
+    if rest[0] not in names and signature.complete:
+        near = did_you_mean(rest[0], names).replace("'", f"'--{section}.", 1)
+        raise ConfigError(f"unknown option --{section}.{rest[0]}{near or choices(names)}")
+    if len(rest) > 1 or rest[0] not in names:
         return Option(key, text, _value(text), append)
-    return _typed_option(key, text, signature, rest[0])
+    if rest[0] in CLASS_ARGUMENTS or text[:1] in ("[", "{"):
+        return _structured_option(key, text, algorithm, append)
+    return Option(key, text, _value(text), append) if append else _typed(key, text, signature)
 
 
-def _typed_option(key: str, text: str, signature: Signature, name: str) -> Option:
-    parameter = signature.parameters[name]
+def _structured_option(key: str, text: str, algorithm: str | None, append: bool) -> Option:
+    """Check a value that may name classes, as the same value in a file would be."""
+    option = Option(key, text, _value(text), append)
+    content: Any = option.value
+    for part in reversed(option.path):
+        content = {part: content}
+    if algorithm and key.startswith("model."):
+        content["model"]["class_path"] = algorithm
+    document = Document(f"--{key}", content)
     try:
-        if signature.path == ENV and name == "id":
-            check_env_id(text)
-        if name in ("actor", "critic") and not text.startswith("{"):
-            full = full_class_path(text, name)
-            check_class_path(full)
-            return Option(key, full, {"class_path": full})
+        check_document(document)
     except ConfigError as error:
-        raise ConfigError(f"--{key}: {error}") from None
+        # The option says already where it stands.
+        message = str(error).removeprefix(f"--{key}: ").removeprefix(f"{'.'.join(option.path)}: ")
+        raise ConfigError(f"--{key}: {message}") from None
+    checked: Any = document.data
+    for part in option.path:
+        checked = checked[part]
+    return option if checked == option.value else Option(key, json.dumps(checked), checked, append)
+
+
+def _typed(key: str, text: str, signature: Signature) -> Option:
+    parameter = signature.parameters[key.rsplit(".", 1)[-1]]
     for candidate in (_value(text), text):
         accepted, value = parameter.accept(candidate)
         if accepted:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -45,6 +47,9 @@ class RunCLI(LightningCLI):
         build: False parses only.
     """
 
+    model: Algorithm
+    trainer: Trainer  # type: ignore[assignment]
+
     def __init__(
         self,
         documents: Sequence[Document],
@@ -69,6 +74,13 @@ class RunCLI(LightningCLI):
             load_from_checkpoint_support=False,
         )
 
+    def _set_seed(self) -> None:
+        """Draw the seed where none was given; Lightning would take 0."""
+        logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
+        if self.config.seed_everything is True:
+            self.config.seed_everything = secrets.randbelow(2**31)
+        super()._set_seed()
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add run, model and trainer; there is no data section."""
         parser.add_class_arguments(RunConfig, "run")
@@ -88,22 +100,29 @@ class RunCLI(LightningCLI):
             self.model = self.config_init.model
             self.trainer = self.instantiate_trainer()
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run's description."""
         return super().instantiate_trainer(run=self.config_init.run, **kwargs)
 
 
-def resolved_config_yaml(cli: RunCLI) -> str:
+def resolved_config_yaml(cli: RunCLI, kept_run: Mapping[str, Any] | None = None) -> str:
     """Return the configuration that starts an identical run: `run`, seed, `model`, `trainer`.
 
     `compile: auto` stands as what it came to, and secrets of the environment are left out. Trusted
     packages are named in a comment, as information: a file cannot give consent.
+
+    Args:
+        cli: After parsing; when the agent is not built, `compile` stays as it is.
+        kept_run: Entries of `run` that a resumed run's configuration keeps, such as a generated
+            name, which stands as null.
     """
     dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_validation=True))
     content = {key: dumped[key] for key in SECTIONS if key in dumped}
-    content["run"]["new_version"] = False
+    content["run"].update({"new_version": False, **(kept_run or {})})
     compiled = getattr(getattr(cli, "model", None), "compiled", None)
     init_args = content.get("model", {}).get("init_args", {})
+    if isinstance(init_args.get("env"), dict):
+        init_args["env"].pop("factory", None)
     if compiled is not None and "compile" in init_args:
         init_args["compile"] = bool(compiled)
     header = "".join(f"# needs --trust {package}\n" for package in trusted_packages())

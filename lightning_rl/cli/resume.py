@@ -50,25 +50,26 @@ class SavedRun:
             parent = path.parent
             beside = [p.name for p in parent.iterdir()] if parent.is_dir() else []
             near = nearest(path.name, beside, 1)
-            hint = f"; did you mean {str(parent / near[0])!r}?" if near else ""
+            hint = f"; did you mean {str(parent / near[0])!r}?" if near else _found(parent, beside)
             raise ConfigError(f"resume {target}: no such run directory or checkpoint{hint}")
         if not (run.directory / "config.yaml").is_file():
             raise ConfigError(f"resume {target}: {run.directory} holds no run (no config.yaml)")
         return run
 
-    def configuration(self) -> Document:
-        """Return the saved configuration, pointed at where the directory is now."""
+    def configuration(self) -> tuple[Document, dict[str, Any]]:
+        """Return the saved configuration, pointed at where the directory is now, and its `run`."""
         document = read_document(self.directory / "config.yaml")
         check_document(document)
+        saved = dict(document.data.get("run") or {})
         where = self.directory.absolute()
         document.data["run"] = {
-            **(document.data.get("run") or {}),
+            **saved,
             "root": str(self.directory.parent.parent if where.parts[2:] else where.parent),
             "experiment": where.parent.name,
             "name": where.name,
             "new_version": False,
         }
-        return document
+        return document, saved
 
     @property
     def checkpoint(self) -> str | None:
@@ -98,7 +99,7 @@ def continue_documents(request: Request, saved: SavedRun) -> None:
     """
     defaults = read_document(configs_folder() / f"{DEFAULTS}.yaml", "configs/defaults.yaml")
     check_document(defaults)
-    base = saved.configuration()
+    base, run = saved.configuration()
     overlays = [read_document(*find_config(name)) for name in request.own.get("config", [])]
     for overlay in overlays:
         check_document(overlay)
@@ -106,6 +107,8 @@ def continue_documents(request: Request, saved: SavedRun) -> None:
     if request.own.get("wandb"):
         request.documents.append(wandb_document(request.documents))
     request.add_options(model_class([base]))
+    if not any(option.key == "run.name" for option in request.options):
+        request.kept_run = {k: v for k, v in run.items() if k in ("root", "experiment", "name")}
     refused = list(_refused(request, base, overlays))
     if refused:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
@@ -154,6 +157,10 @@ def _refused(request: Request, base: Document, overlays: list[Document]) -> Iter
             continue
         if key not in allowed and key.rsplit(".", 1)[-1] not in allowed:
             yield f"{key}: {old!r} -> {value!r}"
+
+
+def _found(folder: Path, names: list[str]) -> str:
+    return f"; {folder} has {', '.join(sorted(names)[:5])}" if names else ""
 
 
 def _leaves(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -45,6 +45,7 @@ class AgentState:
         env_steps: The clock while nothing trains.
         episodes: Finished episodes while nothing trains.
         drop_unfinished: Save without open episodes and without the unfinished unit.
+        interrupts_validation: Save so that the validation under way begins anew on resume.
 
     Args:
         agent: Whose state it is.
@@ -60,6 +61,7 @@ class AgentState:
         self._last_source: ExperienceSource | None = None
         self._pending: dict[str, Any] | None = None
         self.drop_unfinished = False
+        self.interrupts_validation = False
 
     @property
     def replay(self) -> ReplayBuffer | None:
@@ -136,7 +138,7 @@ class AgentState:
         if self.replay is not None:
             # Written by the CheckpointIO, which knows the folder.
             checkpoint["write_segments"] = self.replay.write_segments
-        if "loops" in checkpoint and agent.trainer.validating and agent.source is not None:
+        if "loops" in checkpoint and self.interrupts_validation:
             rewind_validation(checkpoint["loops"])
         elif "loops" in checkpoint and (source and source.has_unfinished_unit):
             rewind_unit(checkpoint["loops"])

@@ -46,6 +46,8 @@ def prepare_trainer(agent: Agent, stage: str) -> None:
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Your `IterableDataset` has `__len__` defined.*")
         warnings.filterwarnings("ignore", ".*The number of training batches.*")
+        # It is resumable; its state travels with the agent's.
+        warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
 
 
 def make_collector(agent: Agent) -> Collector:

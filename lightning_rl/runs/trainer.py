@@ -191,13 +191,15 @@ class Trainer(pl.Trainer):
             self.run_directory = RunDirectory(path)
             yield
             return
-        with RunDirectory.claim(path, resumed is not None, self.run_config.new_version) as directory:
+        # A generated name that is taken (two starts in one second) is not the user's mistake.
+        take_next = self.run_config.new_version or self.run_config.name is None
+        with RunDirectory.claim(path, resumed is not None, take_next) as directory:
             self.run_directory = directory
             self._install(directory)
             yield
 
     def _install(self, directory: RunDirectory) -> None:
-        """Give the trainer the loggers and the record of this directory, instead of the last one's."""
+        """Give the trainer this directory's loggers and record instead of the last one's."""
         own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
         added: list[Logger] = [CSVMetrics(directory.path)]
         if self._adds_tensorboard:

@@ -60,7 +60,7 @@ def record_of(result: RunResult) -> dict:
 class TestMake:
     @pytest.mark.parametrize("name", ["ppo", "PPO", "lightning_rl.algorithms.ppo.PPO"])
     def test_names(self, name):
-        agent = make(name, env="CartPole-v1", total_env_steps=1000, seed=5)
+        agent = make(name, env="CartPole-v1", **{**TINY, "seed": 5})
         assert isinstance(agent, PPO)
         assert agent.seed == 5
 
@@ -73,7 +73,7 @@ class TestMake:
             make("lightning_rl.envs.config.EnvConfig")
 
     def test_unknown_argument(self):
-        with pytest.raises(ConfigError, match="PPO: .*'gama'"):
+        with pytest.raises(ConfigError, match=r"PPO: .*'gama'"):
             make("ppo", env="CartPole-v1", gama=0.9)
 
 
@@ -141,9 +141,9 @@ class TestRun:
 
     def test_wrong_options(self, here):
         agent = make("ppo", env="CartPole-v1", **TINY)
-        with pytest.raises(ConfigError, match=r"'run.nam'; did you mean 'name'"):
-            run(agent, run={"nam": "x"})
-        with pytest.raises(ConfigError, match="trainer: .*'max_step'"):
+        with pytest.raises(ConfigError, match=r"'run.nname'; did you mean 'name'"):
+            run(agent, run={"nname": "x"})
+        with pytest.raises(ConfigError, match=r"trainer: .*'max_step'"):
             run(agent, trainer={"max_step": 3})
         with pytest.raises(ConfigError, match=r"Trainer\(run="):
             run(agent, run={"name": "x"}, trainer=Trainer(**QUIET))
@@ -188,8 +188,8 @@ class TestExperiment:
         assert [first.metrics[key] for key in same] == [second.metrics[key] for key in same]
 
     def test_mistakes(self, here):
-        with pytest.raises(ConfigError, match="'modl'; did you mean 'model'"):
-            run_experiment({"modl": "ppo"})
+        with pytest.raises(ConfigError, match="'mmodel'; did you mean 'model'"):
+            run_experiment({"mmodel": "ppo"})
         with pytest.raises(ConfigError, match="cannot read nothing"):
             run_experiment("nothing.yaml")
         Path("bad.yaml").write_text("a: [1")

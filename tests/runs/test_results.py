@@ -54,8 +54,8 @@ class TestRunResult:
         assert json.loads(result.to_json())["metrics"] == {"x": "Infinity"}
 
     def test_unknown_entry(self):
-        with pytest.raises(ConfigError, match="got 'sucess'; did you mean 'success'"):
-            RunResult.from_dict({"environment": "a", "algorithm": "b", "sucess": True})
+        with pytest.raises(ConfigError, match="got 'suuccess'; did you mean 'success'"):
+            RunResult.from_dict({"environment": "a", "algorithm": "b", "suuccess": True})
 
     @pytest.mark.parametrize("text", ["{", "[1]"])
     def test_not_an_object(self, text):

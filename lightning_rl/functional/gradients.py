@@ -1,0 +1,103 @@
+"""From a loss to a flat gradient: one pure function, run as it stands or compiled whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value
+
+from lightning_rl.functional.compilation import compile_function
+from lightning_rl.functional.parameters import FlatParameters
+
+Loss = Callable[..., tuple[Tensor, Tensor]]
+"""`loss(network, *frozen, *inputs) -> (scalar, statistics)`; calls networks like modules."""
+
+Tensors = dict[str, Tensor]
+GradientFunction = Callable[..., tuple[Tensor, Tensor]]
+"""`gradient(*inputs) -> (flat gradient (P,), statistics)`."""
+
+
+def gradient_function(
+    loss: Loss,
+    network: nn.Module,
+    parameters: FlatParameters,
+    compiled: bool,
+    frozen: Sequence[nn.Module] = (),
+) -> GradientFunction:
+    """Return the function from the loss's inputs to its gradient with respect to `network`.
+
+    Compiled, forward pass, loss, backward pass and flattening are one program, which `torch.func`
+    makes of a pure function of all tensors. Uncompiled, `torch.func` would cost as much as the
+    update itself, so autograd does the same with the modules as they are.
+
+    Args:
+        loss: Reads nothing but its arguments; numbers that change from call to call (a clip range)
+            must be tensors among them, so that they do not recompile.
+        network: Module whose parameters are `parameters`.
+        parameters: Flat view of the trainable parameters.
+        compiled: Whether to compile.
+        frozen: Networks that the loss calls and that get no gradient, such as a target network.
+    """
+    if not compiled:
+        return _eager(loss, network, parameters, frozen)
+    return _compiled(loss, network, parameters, frozen)
+
+
+def _eager(
+    loss: Loss, network: nn.Module, parameters: FlatParameters, frozen: Sequence[nn.Module]
+) -> GradientFunction:
+    named = parameters.named
+
+    def gradient(*inputs: Any) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            value, statistics = loss(network, *frozen, *inputs)
+        gradients = torch.autograd.grad(value, list(named.values()))
+        return parameters.flatten_gradients(dict(zip(named, gradients, strict=True))), statistics
+
+    return gradient
+
+
+def _compiled(
+    loss: Loss, network: nn.Module, parameters: FlatParameters, frozen: Sequence[nn.Module]
+) -> GradientFunction:
+    # Detached views of the same memory: autograd records nothing around the inner gradient.
+    detached = {name: parameter.detach() for name, parameter in parameters.named.items()}
+
+    def loss_of(
+        values: Tensors, buffers: Tensors, frozen_tensors: list[Tensors], inputs: Any
+    ) -> tuple[Tensor, Tensor]:
+        online = _stateless(network, {**values, **buffers})
+        others = [_stateless(*pair) for pair in zip(frozen, frozen_tensors, strict=True)]
+        return loss(online, *others, *inputs)
+
+    differentiate = grad_and_value(loss_of, has_aux=True)
+
+    def whole(*arguments: Any) -> tuple[Tensor, Tensor]:
+        gradients, (_, statistics) = differentiate(*arguments)
+        return parameters.flatten_gradients(gradients), statistics
+
+    # Recurrent cells cannot be traced whole; a graph break costs less than not compiling.
+    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
+    program = compile_function(whole, enabled=True, fullgraph=not recurrent)
+
+    def gradient(*inputs: Any) -> tuple[Tensor, Tensor]:
+        return program(detached, buffers, frozen_tensors, inputs)
+
+    buffers = dict(network.named_buffers())
+    frozen_tensors = [_tensors(module) for module in frozen]
+    return gradient
+
+
+def _stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:
+    """Return the module as a function that reads `tensors` instead of its own."""
+    return lambda *arguments: functional_call(module, tensors, arguments)
+
+
+def _tensors(module: nn.Module) -> Tensors:
+    return {
+        **{name: parameter.detach() for name, parameter in module.named_parameters()},
+        **dict(module.named_buffers()),
+    }

@@ -16,7 +16,7 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -312,8 +312,3 @@ def _describe(value: Any) -> str:
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"the {'class' if inspect.isclass(value) else 'function'} {_path_of(value)!r}"
     return f"an object of type {_path_of(kind)!r}"
-
-
-def _untrust_all(packages: Iterable[str] = ()) -> None:
-    """Forget every consent but `packages`; for tests."""
-    _trusted[:] = list(packages)

@@ -180,7 +180,7 @@ class Algorithm(EvaluationHooks):
 
     def _stop(self) -> None:
         if self.stop_requested:
-            self.state.interrupts_validation = self.trainer.validating
+            self.state.interrupts_validation = self.is_evaluating
             self.emit("on_stop")
             raise Interrupted(self.stop_requested)
 

@@ -19,14 +19,14 @@ from lightning_rl.storage.segments import SegmentStore
 from lightning_rl.types import TensorObservation
 
 Transitions = dict[str, TensorObservation]
-"""Columns `observation`, `action`, `reward`, `terminated`, `truncated`, `next_observation` of `B` rows."""
+"""Columns of `B` rows: `observation`, `action`, `reward`, the flags and `next_observation`."""
 
 
 class ReplayBuffer:
     """A ring of transitions, sampled uniformly.
 
-    Transition number `i` (counted from the start of the run) stands in row `i % capacity`. `next_observation` is the true
-    final observation at an episode's end.
+    Transition number `i` (counted from the start of the run) stands in row `i % capacity`.
+    `next_observation` is the true final observation at an episode's end.
 
     Attributes:
         inserted: Transitions ever added.
@@ -37,7 +37,9 @@ class ReplayBuffer:
         action_space: Space of one action.
     """
 
-    def __init__(self, capacity: int, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def __init__(
+        self, capacity: int, observation_space: spaces.Space, action_space: spaces.Space
+    ) -> None:
         self.capacity = capacity
         self.inserted = 0
         action = allocate(action_space, 1)
@@ -68,12 +70,20 @@ class ReplayBuffer:
     def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
         """Draw `batch_size` transitions uniformly, with replacement."""
         rows = torch.randint(len(self), (batch_size,), generator=generator)
-        return {name: map_tree(lambda leaf: leaf.index_select(0, rows), column) for name, column in self.columns.items()}
+        return {
+            name: map_tree(lambda leaf: leaf.index_select(0, rows), column)
+            for name, column in self.columns.items()
+        }
 
     def recent(self, count: int) -> Transitions:
         """Return the last `count` transitions in the order in which they came."""
-        rows = torch.arange(max(self.inserted - count, self.inserted - len(self)), self.inserted) % self.capacity
-        return {name: map_tree(lambda leaf: leaf[rows], column) for name, column in self.columns.items()}
+        rows = (
+            torch.arange(max(self.inserted - count, self.inserted - len(self)), self.inserted)
+            % self.capacity
+        )
+        return {
+            name: map_tree(lambda leaf: leaf[rows], column) for name, column in self.columns.items()
+        }
 
     def _flat(self, next_observation: Any, rollout: Rollout) -> list[tuple[Any, Tensor]]:
         sources = {
@@ -87,7 +97,9 @@ class ReplayBuffer:
         return [
             (source, leaf)
             for name, column in self.columns.items()
-            for (_, source), (_, leaf) in zip(tree_items(sources[name]), tree_items(column), strict=True)
+            for (_, source), (_, leaf) in zip(
+                tree_items(sources[name]), tree_items(column), strict=True
+            )
         ]
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,12 +107,14 @@ class ReplayBuffer:
         return {"inserted": self.inserted, "capacity": self.capacity}
 
     def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
-        """Write what was added since the last call into one new segment, and return all references in order.
+        """Write what was added since the last call into a new segment; return all references.
 
         The cost is that of the new transitions, not of the capacity.
         """
         oldest = self.inserted - len(self)
-        references = [item for item in self._segments.get(store.directory, []) if item["end"] > oldest]
+        references = [
+            item for item in self._segments.get(store.directory, []) if item["end"] > oldest
+        ]
         saved = references[-1]["end"] if references else oldest
         if saved < self.inserted:
             references.append(dict(store.append(saved, self._rows(saved, self.inserted))))
@@ -111,14 +125,18 @@ class ReplayBuffer:
         """Return the names of the segments in `directory` that hold the present content."""
         return {reference["file"] for reference in self._segments.get(directory, [])}
 
-    def load_segments(self, state: Mapping[str, Any], references: list[dict[str, Any]], store: SegmentStore) -> None:
+    def load_segments(
+        self, state: Mapping[str, Any], references: list[dict[str, Any]], store: SegmentStore
+    ) -> None:
         """Fill the ring from verified segments up to the cursor in `state`.
 
         Raises:
             CheckpointError: When the capacity differs, or a segment is missing or damaged.
         """
         if state["capacity"] != self.capacity:
-            raise CheckpointError(f"expected replay capacity {state['capacity']}, received {self.capacity}")
+            raise CheckpointError(
+                f"expected replay capacity {state['capacity']}, received {self.capacity}"
+            )
         self.inserted = state["inserted"]
         oldest = self.inserted - len(self)
         if self.inserted:

@@ -17,8 +17,8 @@ class Rollout:
     """T steps of N environments; step t holds the flags *after* its action.
 
     Attributes:
-        observation: `(T + 1, N, *obs_shape)`; row T is what the next rollout starts from. Behind an episode's end stands
-            the first observation of the next episode.
+        observation: `(T + 1, N, *obs_shape)`; row T is what the next rollout starts from. Behind an
+            episode's end stands the first observation of the next episode.
         action: `(T, N, *action_shape)`, as the policy chose it.
         reward: `(T, N)` float32.
         terminated: `(T, N)` bool.
@@ -35,7 +35,11 @@ class Rollout:
     """
 
     def __init__(
-        self, num_steps: int, num_envs: int, observation_space: spaces.Space, action_space: spaces.Space
+        self,
+        num_steps: int,
+        num_envs: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
     ) -> None:
         self.num_steps = num_steps
         self.num_envs = num_envs
@@ -62,7 +66,13 @@ class Rollout:
             self.observation[step] = observation
 
     def write_final(self, step: int, row: int, observation: Observation) -> None:
-        """Copy the true last observation of the episode that ended in `row` at `step`, out of all rows'."""
+        """Copy the true last observation of the episode that ended in `row` at `step`.
+
+        Args:
+            step: Step that ended it.
+            row: Its environment.
+            observation: Of all rows, `(N, *obs_shape)`.
+        """
         self.final_index.append((step, row))
         self.final_observation.append(map_tree(lambda leaf: leaf[row].copy(), observation))
 
@@ -72,11 +82,11 @@ class Rollout:
         return index[:, 0], index[:, 1]
 
     def final_observations(self) -> TensorObservation:
-        """Return the true last observations `(K, *obs_shape)`; K may be zero only if the caller checks `final_index`."""
+        """Return the true last observations `(K, *obs_shape)`; at least one episode must have ended."""
         return map_tree(lambda *rows: torch.from_numpy(np.stack(rows)), *self.final_observation)
 
     def next_observation(self) -> Observation:
-        """Return `(T, N, *obs_shape)`: what each step led to, the true final observation at an episode's end."""
+        """Return what each step led to, the true final observation at an end, `(T, N, *obs_shape)`."""
         following = map_tree(lambda leaf: leaf[1:].copy(), self.observation)
         if self.final_index:
             steps, rows = self.final_indices()
@@ -92,19 +102,25 @@ class Rollout:
             "observation": map_tree(lambda leaf: _tensor(leaf[: filled + 1]), self.observation),
             **{name: _tensor(getattr(self, name)[:filled]) for name in _STEP_ARRAYS},
             "final_index": [list(index) for index in self.final_index],
-            "final_observation": [map_tree(_tensor, observation) for observation in self.final_observation],
+            "final_observation": [
+                map_tree(_tensor, observation) for observation in self.final_observation
+            ],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` returned."""
         self.cursor = filled = state["cursor"]
         map_tree(
-            lambda leaf, saved: leaf.__setitem__(slice(filled + 1), saved.numpy()), self.observation, state["observation"]
+            lambda leaf, saved: leaf.__setitem__(slice(filled + 1), saved.numpy()),
+            self.observation,
+            state["observation"],
         )
         for name in _STEP_ARRAYS:
             getattr(self, name)[:filled] = state[name].numpy()
         self.final_index = [(step, row) for step, row in state["final_index"]]
-        self.final_observation = [map_tree(lambda leaf: leaf.numpy().copy(), item) for item in state["final_observation"]]
+        self.final_observation = [
+            map_tree(lambda leaf: leaf.numpy().copy(), item) for item in state["final_observation"]
+        ]
 
 
 _STEP_ARRAYS = ("action", "reward", "terminated", "truncated")

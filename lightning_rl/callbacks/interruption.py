@@ -10,7 +10,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from lightning_rl.callbacks.base import Agent, Callback
 
@@ -33,15 +33,21 @@ class GracefulStop(Callback):
         self._previous: dict[signal.Signals, Any] = {}
         self._agent: Agent = None
 
-    def on_train_start(self, trainer: Trainer, agent: Agent) -> None:
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Install the handlers, in the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
+        if stage != "fit" or threading.current_thread() is not threading.main_thread():
             return
-        self._agent = agent
-        agent.stop_requested = 0
-        self._previous = {number: signal.signal(number, self._request) for number in SIGNALS}
+        self._agent = pl_module
+        self._agent.stop_requested = 0
+        self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+        self._install()
 
-    def on_train_end(self, trainer: Trainer, agent: Agent) -> None:
+    def on_train_start(self, trainer: Trainer, agent: Agent) -> None:
+        """Install the handlers again: Lightning has put its own over them."""
+        if self._previous:
+            self._install()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Put the previous handlers back."""
         self._restore()
 
@@ -50,6 +56,10 @@ class GracefulStop(Callback):
         self._restore()
         with contextlib.suppress(Exception):
             agent.teardown("fit")
+
+    def _install(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self._agent.stop_requested:

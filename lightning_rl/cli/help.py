@@ -27,7 +27,7 @@ _OPTIONS = {
     "init_from": ("CKPT", "start from the weights of this checkpoint, and nothing else of it"),
     "wandb": ("", "log to Weights & Biases as well"),
     "new_version": ("", "if the run directory exists, take a free name beside it"),
-    "episodes": ("N", "episodes to play (default 100)"),
+    "episodes": ("N", "episodes to play (default 100, of validate 20)"),
     "output": ("PATH", "where the result is written (default: the run directory)"),
     "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),
     "help": ("", "show this"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lightning_rl.cli.checks import algorithms
@@ -38,19 +38,30 @@ def _environments() -> list[str]:
 
 
 def _tags() -> list[str]:
-    """Return every metric tag with the classes whose docstrings define it."""
+    """Return every metric tag with the class that defines it, in its docstring or by its name."""
     owners: dict[str, list[str]] = {}
     package = Path(__file__).resolve().parents[1]
     for folder in ("algorithms", "callbacks", "experience"):
         for file in sorted((package / folder).glob("*.py")):
-            for node in ast.parse(file.read_text(encoding="utf-8")).body:
-                if not isinstance(node, ast.ClassDef):
-                    continue
-                for tag in _TAG.findall(ast.get_docstring(node) or ""):
-                    found = owners.setdefault(tag, [])
-                    if node.name not in found:
-                        found.append(node.name)
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            for name, tag in _tags_in(tree):
+                found = owners.setdefault(tag, [])
+                if name not in found:
+                    found.append(name)
     return [f"{tag:<32}{', '.join(names)}" for tag, names in sorted(owners.items())]
+
+
+def _tags_in(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield (class, tag): from docstrings, and from the texts of a module with one algorithm."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        for tag in _TAG.findall(ast.get_docstring(node) or ""):
+            yield node.name, tag
+    logging = [node.name for node in classes if node.name.isupper()]
+    for part in ast.walk(tree) if logging else ():
+        text = part.value if isinstance(part, ast.Constant) else None
+        if isinstance(text, str) and _TAG.fullmatch(text):
+            yield logging[0], text
 
 
 TOPICS: dict[str, Callable[[], list[str]]] = {

@@ -52,7 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        _report(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        text = " ".join(str(error).split())
+        # Lightning's word for a mistake in the trainer's options.
+        if type(error).__name__ == "MisconfigurationException":
+            _report(text)
+            return ConfigError.exit_code
+        _report(f"{type(error).__name__}: {text}")
         return 1
 
 

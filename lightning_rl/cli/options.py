@@ -107,7 +107,8 @@ def _check_argument_option(
         raise ConfigError(f"unknown option --{section}.{rest[0]}{near or choices(names)}")
     if len(rest) > 1 or rest[0] not in names:
         return Option(key, text, _value(text), append)
-    if rest[0] in CLASS_ARGUMENTS or text[:1] in ("[", "{"):
+    names_module = key == "model.env.id" and ":" in text
+    if names_module or rest[0] in CLASS_ARGUMENTS or text[:1] in ("[", "{"):
         return _structured_option(key, text, algorithm, append)
     return Option(key, text, _value(text), append) if append else _typed(key, text, signature)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.cli.checks import SECTIONS
@@ -78,7 +80,10 @@ class RunCLI(LightningCLI):
         """Draw the seed where none was given; Lightning would take 0."""
         logging.getLogger("lightning.fabric.utilities.seed").setLevel(logging.WARNING)
         if self.config.seed_everything is True:
-            self.config.seed_everything = secrets.randbelow(2**31)
+            # A process that another rank has started takes over what that one has drawn.
+            started = os.environ.get("LOCAL_RANK", "0") != "0"
+            drawn = os.environ.get("PL_GLOBAL_SEED") if started else None
+            self.config.seed_everything = int(drawn) if drawn else secrets.randbelow(2**31)
         super()._set_seed()
 
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -95,14 +100,33 @@ class RunCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build the agent and the trainer; as the parent, without jsonargparse's old names."""
-        if self.build:
+        if not self.build:
+            return
+        try:
             self.config_init = self.parser.instantiate(self.config)
-            self.model = self.config_init.model
-            self.trainer = self.instantiate_trainer()
+        except ValueError as error:
+            raise _cause(error) from None
+        self.model = self.config_init.model
+        self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Build the trainer with the run's description."""
-        return super().instantiate_trainer(run=self.config_init.run, **kwargs)
+        try:
+            return super().instantiate_trainer(run=self.config_init.run, **kwargs)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+
+def _cause(error: BaseException) -> ConfigError:
+    """Return the mistake that jsonargparse wraps into what it tried to build around it."""
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, ConfigError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
+    return ConfigError(one_line(str(error)))
 
 
 def resolved_config_yaml(cli: RunCLI, kept_run: Mapping[str, Any] | None = None) -> str:
@@ -116,7 +140,7 @@ def resolved_config_yaml(cli: RunCLI, kept_run: Mapping[str, Any] | None = None)
         kept_run: Entries of `run` that a resumed run's configuration keeps, such as a generated
             name, which stands as null.
     """
-    dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_none=False, skip_validation=True))
+    dumped = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False, skip_validation=True))
     content = {key: dumped[key] for key in SECTIONS if key in dumped}
     content["run"].update({"new_version": False, **(kept_run or {})})
     compiled = getattr(getattr(cli, "model", None), "compiled", None)

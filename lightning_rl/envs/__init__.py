@@ -1,1 +1,1 @@
-"""TBD."""
+"""Environments: description, seeds, spaces, vectors of them, and their state in checkpoints."""

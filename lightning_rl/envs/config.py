@@ -40,8 +40,8 @@ class EnvConfig:
         id: Registered Gymnasium id such as `CartPole-v1`, or `module:Id`.
         factory: Environment class or function that returns an environment; from Python only.
         num_envs: Environments stepped together, per rank; at least 1.
-        vectorization: `sync` steps them in this process, `async` in one process each, `vector` uses the id's own batched
-            implementation.
+        vectorization: `sync` steps them in this process, `async` in one process each, `vector` uses
+            the id's own batched implementation.
         kwargs: Keyword arguments of the environment.
         wrappers: Wrapper classes laid over each environment, first innermost: `module.Class`, or
             `{class_path: module.Class, init_args: {...}}`.
@@ -51,10 +51,12 @@ class EnvConfig:
         frame_stack: Number of successive observations stacked into one.
         imports: Modules imported first, for the ids they register.
         eval_kwargs: Keyword arguments laid over `kwargs` in evaluation.
-        action: What happens to Box actions: `clip` to the bounds, or `rescale` from [-1, 1] to them.
+        action: What happens to Box actions: `clip` to the bounds, or `rescale` from [-1, 1] to
+            them.
 
     Raises:
-        ConfigError: For values outside their range, or when not exactly one of `id` and `factory` is given.
+        ConfigError: For values outside their range, or when not exactly one of `id` and `factory`
+            is given.
     """
 
     id: str | None = None
@@ -75,7 +77,10 @@ class EnvConfig:
         self._spaces: tuple[spaces.Space, spaces.Space] | None = None
         self._raw_space: spaces.Space | None = None
         if (self.id is None) == (self.factory is None):
-            raise ConfigError(f"expected exactly one of env.id and env.factory, received {self.id!r}, {self.factory!r}")
+            raise ConfigError(
+                "expected exactly one of env.id and env.factory, "
+                f"received {self.id!r}, {self.factory!r}"
+            )
         if isinstance(self.factory, str):  # a checkpoint's note of what the factory was called
             self.factory = _Missing(self.factory)
         for name, lowest in (("num_envs", 1), ("max_episode_steps", 1), ("frame_stack", 1)):
@@ -87,7 +92,7 @@ class EnvConfig:
 
     @classmethod
     def coerce(cls, env: EnvLike) -> EnvConfig:
-        """Return an `EnvConfig` for an id, a mapping of its fields, an environment class or a factory.
+        """Return an `EnvConfig` for an id, a mapping of its fields, a class or a factory.
 
         Raises:
             ConfigError: For anything else, or an unknown key of a mapping.
@@ -100,14 +105,19 @@ class EnvConfig:
             known = [item.name for item in dataclasses.fields(cls)]
             for key in env:
                 if key not in known:
-                    raise ConfigError(f"unknown key {key!r} of env{did_you_mean(key, known)}; expected among {known}")
+                    raise ConfigError(
+                        f"unknown key {key!r} of env{did_you_mean(key, known)}; "
+                        f"expected among {known}"
+                    )
             return cls(**env)
         if callable(env):
             return cls(factory=env)
-        raise ConfigError(f"expected env to be an id, an EnvConfig, a mapping or a factory, received {env!r}")
+        raise ConfigError(
+            f"expected env to be an id, an EnvConfig, a mapping or a factory, received {env!r}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields that differ from their defaults as primitives; a factory as its qualified name."""
+        """Return the fields that differ from their defaults; a factory as its qualified name."""
         values = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -131,13 +141,17 @@ class EnvConfig:
             **overrides: Laid over both, for example `render_mode`.
 
         Raises:
-            ConfigError: For an unknown id (the three nearest are named), a package that is not trusted, or keyword
-                arguments that the environment refuses.
+            ConfigError: For an unknown id (the three nearest are named), a package that is not
+                trusted, or keyword arguments that the environment refuses.
         """
         for module in self.imports:
             import_object(module)
         kwargs = {**self.kwargs, **(self.eval_kwargs if evaluation else {}), **overrides}
-        env = self._make_registered(kwargs) if self.factory is None else self._make_from_factory(kwargs)
+        env = (
+            self._make_registered(kwargs)
+            if self.factory is None
+            else self._make_from_factory(kwargs)
+        )
         if FreshWorld.applies(env):
             env = FreshWorld(env)
         if self.frame_stack:
@@ -153,7 +167,7 @@ class EnvConfig:
         return self._raw_space or self._spaces[0]  # type: ignore[index]
 
     def spaces(self) -> tuple[spaces.Space, spaces.Space]:
-        """Return the flat observation space and the action space; a scratch instance tells them once.
+        """Return the flat observation space and the action space, from a scratch instance.
 
         Raises:
             ConfigError: When one of them is not supported; the supported ones are named.
@@ -169,7 +183,7 @@ class EnvConfig:
         return self._spaces
 
     def remember_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
-        """Take the spaces from a checkpoint, so that a policy can be rebuilt without its environment."""
+        """Take the spaces from a checkpoint: a policy can be rebuilt without its environment."""
         self._spaces = observation_space, action_space
 
     def spec(self) -> EnvSpec:
@@ -180,7 +194,11 @@ class EnvConfig:
         """
         identifier = self.id or ""
         if identifier in RENAMED_IDS:
-            logger.warning("%s is called %s in today's Gymnasium; using that", identifier, RENAMED_IDS[identifier])
+            logger.warning(
+                "%s is called %s in today's Gymnasium; using that",
+                identifier,
+                RENAMED_IDS[identifier],
+            )
             identifier = RENAMED_IDS[identifier]
         if ":" in identifier:
             module, identifier = identifier.split(":", 1)
@@ -189,12 +207,16 @@ class EnvConfig:
             return gymnasium.spec(identifier)
         except gymnasium.error.Error as error:
             choices = nearest(identifier, gymnasium.registry)
-            hint = f"nearest: {', '.join(choices)}" if choices else "`lightning-rl list environments` shows them"
+            hint = (
+                f"nearest: {', '.join(choices)}"
+                if choices
+                else "`lightning-rl list environments` shows them"
+            )
             raise ConfigError(f"unknown environment {identifier!r}; {hint}") from error
 
     def _make_registered(self, kwargs: dict[str, Any]) -> gymnasium.Env:
         spec = copy.deepcopy(self.spec())
-        # Both wrappers cost time in every step, and the collector already guarantees what they check.
+        # Both wrappers cost time in every step; the collector guarantees what they check.
         spec.disable_env_checker, spec.order_enforce = True, False
         if self.max_episode_steps:
             spec.max_episode_steps = self.max_episode_steps
@@ -202,12 +224,16 @@ class EnvConfig:
             return gymnasium.make(spec, **kwargs)
         except (gymnasium.error.Error, TypeError, ImportError) as error:
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"environment {self.id!r} could not be made with {kwargs}: {reason}") from error
+            raise ConfigError(
+                f"environment {self.id!r} could not be made with {kwargs}: {reason}"
+            ) from error
 
     def _make_from_factory(self, kwargs: dict[str, Any]) -> gymnasium.Env:
         env = self.factory(**kwargs) if self.factory else None
         if not isinstance(env, gymnasium.Env):
-            raise ConfigError(f"expected {self.name} to return a gymnasium.Env, received {type(env).__name__}")
+            raise ConfigError(
+                f"expected {self.name} to return a gymnasium.Env, received {type(env).__name__}"
+            )
         return TimeLimit(env, self.max_episode_steps) if self.max_episode_steps else env
 
 
@@ -222,7 +248,10 @@ class _Missing:
         self.__qualname__ = name
 
     def __call__(self, **kwargs: Any) -> gymnasium.Env:
-        raise ConfigError(f"this checkpoint was made with the environment factory {self.__qualname__}; pass it as env=")
+        raise ConfigError(
+            f"this checkpoint was made with the environment factory {self.__qualname__}; "
+            "pass it as env="
+        )
 
 
 def _wrap(env: gymnasium.Env, wrapper: Any) -> gymnasium.Env:

@@ -15,9 +15,9 @@ _MASK = (1 << _BITS) - 1
 def episode_seed(run_seed: int, stream: SeedStream, episode: int) -> int:
     """Return the seed of one episode, below 2**31.
 
-    The two highest bits hold the stream, the other 29 a permutation of the episode number that is keyed by the run's
-    seed. Hence seeds never repeat within a run, training never meets an episode of evaluation or test, and runs with
-    different seeds meet different episodes.
+    The two highest bits hold the stream, the other 29 a permutation of the episode number that is
+    keyed by the run's seed. Hence seeds never repeat within a run, training never meets an episode
+    of evaluation or test, and runs with different seeds meet different episodes.
 
     Args:
         run_seed: The run's seed.
@@ -31,7 +31,8 @@ def episode_seed(run_seed: int, stream: SeedStream, episode: int) -> int:
         raise ConfigError(f"expected an episode number in [0, {_MASK}], received {episode}")
     key = run_seed
     mixed = episode
-    for _ in range(3):  # each line is a bijection on 29 bits: an odd multiplier, an offset, a right xor-shift
+    # Each line is a bijection on 29 bits: an odd multiplier and an offset, a right xor-shift.
+    for _ in range(3):
         key = (key * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
         mixed = (mixed * ((key >> 17) | 1) + (key >> 34)) & _MASK
         mixed ^= mixed >> 14

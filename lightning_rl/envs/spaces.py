@@ -1,4 +1,4 @@
-"""Spaces: which are supported, how nested observations become flat, and the one place where actions are adapted."""
+"""Spaces: which are supported, how nested ones become flat, and how actions are adapted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ SUPPORTED_ACTIONS = "Box, Discrete, MultiDiscrete, MultiBinary"
 
 
 def flatten_space(space: spaces.Space) -> spaces.Space:
-    """Return the leaf space itself, or one flat `Dict` of leaves with keys `"a.b"` (Dict) and `"0"` (Tuple).
+    """Return the leaf space itself, or one flat `Dict` of leaves.
+
+    Its keys are `"a.b"` for nested Dicts and `"0"`, `"1"` for Tuples.
 
     Raises:
         ConfigError: For a space that is not supported; the message names the supported ones.
@@ -33,9 +35,14 @@ def _leaves(space: spaces.Space, prefix: str) -> list[tuple[str, spaces.Space]]:
     children = _children(space)
     if not children:
         raise ConfigError(
-            f"expected an observation space among {SUPPORTED_OBSERVATIONS}, received {space} at {prefix or 'the top'!r}"
+            f"expected an observation space among {SUPPORTED_OBSERVATIONS}, "
+            f"received {space} at {prefix or 'the top'!r}"
         )
-    return [leaf for key, child in children for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)]
+    return [
+        leaf
+        for key, child in children
+        for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)
+    ]
 
 
 def _children(space: spaces.Space) -> list[tuple[str, spaces.Space]]:
@@ -47,7 +54,7 @@ def _children(space: spaces.Space) -> list[tuple[str, spaces.Space]]:
 
 
 def observation_flattener(space: spaces.Space) -> Callable[[Any], Any]:
-    """Return the function that turns an observation (or batch) of `space` into an array or a flat dictionary."""
+    """Return what turns an observation (or batch) of `space` into an array or a flat dictionary."""
     if isinstance(space, LEAF_SPACES):
         return lambda observation: observation
     paths = [key for key, _ in _leaves(space, "")]
@@ -65,7 +72,7 @@ def _descend(observation: Any, path: list[str]) -> Any:
 
 
 def storage_dtype(space: spaces.Space) -> np.dtype:
-    """Return the dtype in which values of a leaf space are stored: float64 becomes float32, integers stay."""
+    """Return the dtype in which a leaf space is stored: float64 becomes float32, integers stay."""
     dtype = np.dtype(space.dtype)
     return np.dtype(np.float32) if dtype.kind == "f" else dtype
 
@@ -82,11 +89,11 @@ def _allocate_leaf(space: spaces.Space, leading: tuple[int, ...]) -> Array:
 
 
 def action_adapter(space: spaces.Space, mode: ActionMode) -> Callable[[Array], Array]:
-    """Return the function from the policy's actions `(N, ...)` to what the environment's `step` takes.
+    """Return the function from the policy's actions `(N, ...)` to what `step` takes.
 
-    This is the only place where actions are changed. Box: `clip` cuts to the bounds; `rescale` maps `[-1, 1]` linearly
-    to the bounds (which must be finite). Discrete: the space's `start` is added. The others pass unchanged. What is
-    learned from is always the policy's own action.
+    This is the only place where actions are changed. Box: `clip` cuts to the bounds; `rescale` maps
+    `[-1, 1]` linearly to the bounds (which must be finite). Discrete: the space's `start` is added.
+    The others pass unchanged. What is learned from is always the policy's own action.
 
     Raises:
         ConfigError: For an unsupported space, or `rescale` with an unbounded one.
@@ -109,7 +116,9 @@ def _box_adapter(space: spaces.Box, mode: ActionMode) -> Callable[[Array], Array
     if mode == "clip":
         return lambda action: np.clip(action, low, high)
     if not space.is_bounded():
-        raise ConfigError(f"expected finite bounds for action: rescale, received {space}; use action: clip")
+        raise ConfigError(
+            f"expected finite bounds for action: rescale, received {space}; use action: clip"
+        )
     half_range, middle = (high - low) / 2, (high + low) / 2
     return lambda action: np.clip(action, -1.0, 1.0) * half_range + middle
 
@@ -117,16 +126,27 @@ def _box_adapter(space: spaces.Box, mode: ActionMode) -> Callable[[Array], Array
 def space_to_dict(space: spaces.Space) -> dict[str, Any]:
     """Return a flat observation space or an action space as primitives."""
     if isinstance(space, spaces.Dict):
-        return {"kind": "Dict", "spaces": {key: space_to_dict(leaf) for key, leaf in space.spaces.items()}}
+        return {
+            "kind": "Dict",
+            "spaces": {key: space_to_dict(leaf) for key, leaf in space.spaces.items()},
+        }
     kind = type(space).__name__
     if isinstance(space, spaces.Box):
-        bounds = [np.broadcast_to(bound, space.shape).astype(float) for bound in (space.low, space.high)]
+        bounds = [
+            np.broadcast_to(bound, space.shape).astype(float) for bound in (space.low, space.high)
+        ]
         same = [bool((bound == bound.flat[0]).all()) if bound.size else False for bound in bounds]
         low, high = (
             float(bound.flat[0]) if is_same else bound.ravel().tolist()
             for bound, is_same in zip(bounds, same, strict=True)
         )
-        return {"kind": kind, "low": low, "high": high, "shape": list(space.shape), "dtype": str(space.dtype)}
+        return {
+            "kind": kind,
+            "low": low,
+            "high": high,
+            "shape": list(space.shape),
+            "dtype": str(space.dtype),
+        }
     if isinstance(space, spaces.Discrete):
         return {"kind": kind, "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):

@@ -1,7 +1,8 @@
 """Vector environments behind one contract; the only place that knows about autoreset.
 
-Contract: `step` never resets. The observation of an ended row is the true final one until `reset` is called for exactly
-these rows. So there are no no-op transitions, and each episode gets the seed that its caller chooses.
+Contract: `step` never resets. The observation of an ended row is the true final one until `reset`
+is called for exactly these rows. So there are no no-op transitions, and each episode gets the seed
+that its caller chooses.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class VectorEnv(ABC):
         truncated: `(N,)` bool, likewise.
     """
 
-    def __init__(self, config: EnvConfig, num_envs: int, observation_space: Any, action_space: Any) -> None:
+    def __init__(
+        self, config: EnvConfig, num_envs: int, observation_space: Any, action_space: Any
+    ) -> None:
         self.config = config
         self.num_envs = num_envs
         self.observation_space = flatten_space(observation_space)
@@ -91,7 +94,9 @@ class VectorEnv(ABC):
             self.observation[row] = observation
 
 
-def make_vector_env(config: EnvConfig, num_envs: int | None = None, evaluation: bool = False) -> VectorEnv:
+def make_vector_env(
+    config: EnvConfig, num_envs: int | None = None, evaluation: bool = False
+) -> VectorEnv:
     """Build the vector environment that `config` describes.
 
     Args:
@@ -112,7 +117,9 @@ class SyncRows(VectorEnv):
 
     def __init__(self, config: EnvConfig, num_envs: int, evaluation: bool = False) -> None:
         self.envs = [config.make(evaluation) for _ in range(num_envs)]
-        super().__init__(config, num_envs, self.envs[0].observation_space, self.envs[0].action_space)
+        super().__init__(
+            config, num_envs, self.envs[0].observation_space, self.envs[0].action_space
+        )
         self._single_array = not isinstance(self.observation, dict)
         self.activate(range(num_envs))
 
@@ -123,14 +130,18 @@ class SyncRows(VectorEnv):
     def step(self, action: Array) -> list[Info]:  # noqa: D102
         env_action = self.to_env_action(action)
         if env_action.ndim == 1:
-            env_action = env_action.tolist()  # Python integers: what `Discrete` environments index tables with
-        observation, reward, terminated, truncated = self.observation, self.reward, self.terminated, self.truncated
+            # Python integers: what `Discrete` environments index tables with.
+            env_action = env_action.tolist()
+        observation, reward = self.observation, self.reward
+        terminated, truncated = self.terminated, self.truncated
         single_array = self._single_array
         infos: list[Info] = []
         row = 0
         try:
             for row, step in self._steps:
-                next_observation, reward[row], terminated[row], truncated[row], info = step(env_action[row])
+                next_observation, reward[row], terminated[row], truncated[row], info = step(
+                    env_action[row]
+                )
                 if single_array:
                     observation[row] = next_observation
                 else:
@@ -156,7 +167,9 @@ class SyncRows(VectorEnv):
         restore_env(self.envs[row], state)
 
     def replay(self, row: int, seed: int, actions: Sequence[Array]) -> None:  # noqa: D102
-        env_actions = [_row_action(self.to_env_action(np.asarray(action)[None])) for action in actions]
+        env_actions = [
+            _row_action(self.to_env_action(np.asarray(action)[None])) for action in actions
+        ]
         self.write_row(row, replay_env(self.envs[row], seed, env_actions))
 
     def close(self) -> None:  # noqa: D102
@@ -165,7 +178,7 @@ class SyncRows(VectorEnv):
 
 
 class AsyncRows(VectorEnv):
-    """Rows in one worker process each, through Gymnasium's `AsyncVectorEnv` with its own resets switched off."""
+    """Rows in one worker process each, by Gymnasium's `AsyncVectorEnv` without its own resets."""
 
     def __init__(self, config: EnvConfig, num_envs: int, evaluation: bool = False) -> None:
         make: Callable[[], gymnasium.Env] = partial(_make_snapshotable, config, evaluation)
@@ -175,7 +188,9 @@ class AsyncRows(VectorEnv):
 
     def step(self, action: Array) -> list[Info]:  # noqa: D102
         try:
-            observation, reward, terminated, truncated, info = self.envs.step(self.to_env_action(action))
+            observation, reward, terminated, truncated, info = self.envs.step(
+                self.to_env_action(action)
+            )
         except Exception as error:
             raise _environment_failed(self.config, None, "step", error) from error
         self._write(observation, slice(None))
@@ -201,7 +216,9 @@ class AsyncRows(VectorEnv):
         self._call(row, "restore_state", state)
 
     def replay(self, row: int, seed: int, actions: Sequence[Array]) -> None:  # noqa: D102
-        env_actions = [_row_action(self.to_env_action(np.asarray(action)[None])) for action in actions]
+        env_actions = [
+            _row_action(self.to_env_action(np.asarray(action)[None])) for action in actions
+        ]
         self.write_row(row, self._call(row, "replay_state", seed, env_actions))
 
     def close(self) -> None:  # noqa: D102
@@ -247,7 +264,11 @@ def _row_action(batch: Array) -> Any:
     return batch[0].item() if batch.ndim == 1 else batch[0]
 
 
-def _environment_failed(config: EnvConfig, row: int | None, call: str, error: Exception) -> TrainingFailed:
+def _environment_failed(
+    config: EnvConfig, row: int | None, call: str, error: Exception
+) -> TrainingFailed:
     where = "" if row is None else f" (row {row})"
     reason = " ".join(str(error).split())
-    return TrainingFailed(f"environment {config.name}{where} failed in {call}: {type(error).__name__}: {reason}")
+    return TrainingFailed(
+        f"environment {config.name}{where} failed in {call}: {type(error).__name__}: {reason}"
+    )

@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint holds beyond Lightning's own entries, and how it returns."""
+"""The state of a run: what a checkpoint holds beyond Lightning's own entries."""
 
 from __future__ import annotations
 
@@ -147,7 +147,11 @@ class AgentState:
         source = self._agent.source
         state = source.state_dict() if source else self._resting
         if state is not None and self.drop_unfinished:
-            return {**state, **NO_UNFINISHED_UNIT, "collector": {**state["collector"], **NO_OPEN_EPISODES}}
+            return {
+                **state,
+                **NO_UNFINISHED_UNIT,
+                "collector": {**state["collector"], **NO_OPEN_EPISODES},
+            }
         return state
 
     # Loading.
@@ -162,10 +166,13 @@ class AgentState:
         agent = self._agent
         entry = checkpoint.get(ENTRY)
         if entry is None:
-            raise CheckpointError("expected a checkpoint of lightning_rl, received a plain Lightning checkpoint")
+            raise CheckpointError(
+                "expected a checkpoint of lightning_rl, received a plain Lightning checkpoint"
+            )
         if entry["format"] > FORMAT:
             raise CheckpointError(
-                f"the checkpoint has format {entry['format']}, this version reads up to {FORMAT}; update lightning_rl"
+                f"the checkpoint has format {entry['format']}, this version reads up to {FORMAT}; "
+                "update lightning_rl"
             )
         _check_fits(agent, entry, checkpoint["state_dict"])
         for name in ("iteration", "gradient_steps"):
@@ -208,7 +215,9 @@ def agent_from_checkpoint(
     """
     entry = checkpoint.get(ENTRY)
     if entry is None:
-        raise CheckpointError("expected a checkpoint of lightning_rl, received a plain Lightning one")
+        raise CheckpointError(
+            "expected a checkpoint of lightning_rl, received a plain Lightning one"
+        )
     stored = import_object(entry["class_path"])
     if not issubclass(stored, expected):
         raise CheckpointError(
@@ -254,7 +263,8 @@ def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
         more = len(differences) - _SHOWN_DIFFERENCES
         raise CheckpointError(
-            f"the checkpoint's networks do not fit: {shown}{f'; and {more} more' if more > 0 else ''}"
+            f"the checkpoint's networks do not fit: {shown}"
+            f"{f'; and {more} more' if more > 0 else ''}"
         )
 
 

@@ -19,7 +19,8 @@ class Budget:
     Attributes:
         env_steps: Transitions over all environments and ranks.
         episodes: Finished training episodes over all environments and ranks.
-        schedule_env_steps: Env steps after which schedules stay at their end value; stays when a run is extended.
+        schedule_env_steps: Env steps after which schedules stay at their end value; stays when a
+            run is extended.
     """
 
     env_steps: int | None
@@ -27,15 +28,24 @@ class Budget:
     schedule_env_steps: int | None
 
     @classmethod
-    def create(cls, env_steps: int | None, episodes: int | None, schedule_env_steps: int | None) -> Budget:
+    def create(
+        cls, env_steps: int | None, episodes: int | None, schedule_env_steps: int | None
+    ) -> Budget:
         """Check the three arguments of an algorithm; neither budget given means 100,000 env steps.
 
         Raises:
             ConfigError: When both budgets are given, or a number is below 1.
         """
         if env_steps is not None and episodes is not None:
-            raise ConfigError(f"expected one of total_env_steps and total_episodes, received {env_steps} and {episodes}")
-        given = {"total_env_steps": env_steps, "total_episodes": episodes, "schedule_env_steps": schedule_env_steps}
+            raise ConfigError(
+                "expected one of total_env_steps and total_episodes, "
+                f"received {env_steps} and {episodes}"
+            )
+        given = {
+            "total_env_steps": env_steps,
+            "total_episodes": episodes,
+            "schedule_env_steps": schedule_env_steps,
+        }
         for name, value in given.items():
             if value is not None and value < 1:
                 raise ConfigError(f"expected {name} to be at least 1, received {value}")
@@ -56,7 +66,7 @@ class Budget:
         return min(1.0, episodes / (self.episodes or 1))
 
     def units(self, unit_env_steps: int, env_steps_at_start: int) -> int:
-        """Return how many units of `unit_env_steps` an epoch has that began at `env_steps_at_start`."""
+        """Return the units of `unit_env_steps` in an epoch that began at `env_steps_at_start`."""
         if self.env_steps is None:
             return UNBOUNDED_UNITS
         return max(0, math.ceil((self.env_steps - env_steps_at_start) / unit_env_steps))

@@ -1,4 +1,4 @@
-"""The collector: the only caller of an environment's `step`, and the keeper of everything about open episodes."""
+"""The collector: the only caller of an environment's `step`, and keeper of open episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lightning_rl.types import Array, Episode, Info, SnapshotLevel, TensorObserv
 logger = logging.getLogger(__name__)
 
 Act = Callable[[TensorObservation, int], Array]
-"""From the current observations `(N, *obs_shape)` and the step's number in this rollout to the actions `(N, ...)`."""
+"""From observations `(N, *obs_shape)` and the step's number in its rollout to actions `(N, ...)`."""
 
 
 def _no_poll() -> None:
@@ -32,7 +32,8 @@ class Collector:
     Attributes:
         env_steps: Transitions collected by this rank.
         episodes: Episodes finished by this rank.
-        episodes_dropped: Open episodes given up because the environment's state could not be restored.
+        episodes_dropped: Open episodes given up because the environment's state could not be
+            restored.
 
     Args:
         env: The environments; owned, closed with the collector.
@@ -115,7 +116,9 @@ class Collector:
 
     def take_log(self) -> dict[str, float]:
         """Return the means of what environments put into `info["log"]` since the last call."""
-        means = {f"env/{key}": total / self._log_counts[key] for key, total in self._log_sums.items()}
+        means = {
+            f"env/{key}": total / self._log_counts[key] for key, total in self._log_sums.items()
+        }
         self._log_sums.clear()
         self._log_counts.clear()
         return means
@@ -127,7 +130,9 @@ class Collector:
     def _begin_episodes(self, rows: Sequence[int]) -> None:
         for row in rows:
             self._episode_numbers[row] += 1
-            number = (self._episode_numbers[row] * self.world_size + self.rank) * self.env.num_envs + row
+            number = (
+                self._episode_numbers[row] * self.world_size + self.rank
+            ) * self.env.num_envs + row
             self._episode_seeds[row] = episode_seed(self._seed, self._stream, number)
             self._returns[row] = 0.0
             self._lengths[row] = 0
@@ -175,29 +180,36 @@ class Collector:
 
     def _check_finite(self, rollout: Rollout) -> None:
         """Stop before anything that is not finite reaches a buffer, a normaliser or an update."""
-        # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on float32 values), and
-        # costs a fraction of `isfinite(x).all()`.
+        # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on
+        # float32 values), and costs a fraction of `isfinite(x).all()`.
         if not np.isfinite(rollout.reward.sum(dtype=np.float64)):
             step, row = np.argwhere(~np.isfinite(rollout.reward))[0]
             raise self._not_finite("reward", step, row, rollout)
         for key, leaf in tree_items(rollout.observation):
             if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
                 step, row, *_ = np.argwhere(~np.isfinite(leaf))[0]
-                raise self._not_finite(f"observation{f'[{key!r}]' if key else ''}", step, row, rollout)
-        for (step, row), observation in zip(rollout.final_index, rollout.final_observation, strict=True):
+                raise self._not_finite(
+                    f"observation{f'[{key!r}]' if key else ''}", step, row, rollout
+                )
+        for (step, row), observation in zip(
+            rollout.final_index, rollout.final_observation, strict=True
+        ):
             for key, leaf in tree_items(observation):
                 if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
-                    raise self._not_finite(f"final observation{f'[{key!r}]' if key else ''}", step, row, rollout)
+                    raise self._not_finite(
+                        f"final observation{f'[{key!r}]' if key else ''}", step, row, rollout
+                    )
 
     def _not_finite(self, what: str, step: int, row: int, rollout: Rollout) -> TrainingFailed:
         at = self.env_steps - (rollout.num_steps - int(step)) * self.env.num_envs
         return TrainingFailed(
-            f"environment {self.env.config.name} (row {row}) returned a {what} that is not finite near env step {at}; "
-            "training stopped before it was learned from, and the last saved checkpoint is still good"
+            f"environment {self.env.config.name} (row {row}) returned a {what} that is not finite "
+            f"near env step {at}; training stopped before it was learned from, and the last saved "
+            "checkpoint is still good"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return counters, open episodes and, where the level allows it, the environments' states."""
+        """Return counters, open episodes and, as the level allows, the environments' states."""
         rows = range(self.env.num_envs)
         return {
             "env_steps": self.env_steps,
@@ -211,20 +223,28 @@ class Collector:
             "components": [dict(components) for components in self._components],
             "log_sums": dict(self._log_sums),
             "log_counts": dict(self._log_counts),
-            "observation": map_tree(lambda leaf: torch.from_numpy(leaf.copy()), self.env.observation),
-            "envs": [self.env.snapshot(row, "exact") for row in rows] if self.level == "exact" else [],
-            "actions": [_stack(actions) for actions in self._actions] if self.level == "replay" else [],
+            "observation": map_tree(
+                lambda leaf: torch.from_numpy(leaf.copy()), self.env.observation
+            ),
+            "envs": [self.env.snapshot(row, "exact") for row in rows]
+            if self.level == "exact"
+            else [],
+            "actions": [_stack(actions) for actions in self._actions]
+            if self.level == "replay"
+            else [],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken; at level `boundary` the open episodes are dropped and counted.
+        """Continue where `state_dict` was taken; at level `boundary` open episodes are dropped.
 
         Raises:
-            CheckpointError: When the number of environments differs, or a replayed episode leads elsewhere.
+            CheckpointError: When the number of environments differs, or a replayed episode leads
+                elsewhere.
         """
         if len(state["episode_seeds"]) != self.env.num_envs:
             raise CheckpointError(
-                f"expected {len(state['episode_seeds'])} environments as in the checkpoint, received {self.env.num_envs}"
+                f"expected {len(state['episode_seeds'])} environments as in the checkpoint, "
+                f"received {self.env.num_envs}"
             )
         self.env_steps, self.episodes = state["env_steps"], state["episodes"]
         self.episodes_dropped = state["episodes_dropped"]
@@ -242,11 +262,17 @@ class Collector:
         else:
             self._replay(state["actions"])
             self._check_replay(state["observation"])
-        map_tree(lambda leaf, saved: np.copyto(leaf, saved.numpy()), self.env.observation, state["observation"])
+        map_tree(
+            lambda leaf, saved: np.copyto(leaf, saved.numpy()),
+            self.env.observation,
+            state["observation"],
+        )
 
     def _drop_open_episodes(self) -> None:
         logger.warning(
-            "%s cannot be saved mid-episode: %d open episodes are dropped", self.env.config.name, self.env.num_envs
+            "%s cannot be saved mid-episode: %d open episodes are dropped",
+            self.env.config.name,
+            self.env.num_envs,
         )
         self.episodes_dropped += self.env.num_envs
         self.start()
@@ -257,11 +283,14 @@ class Collector:
             self.env.replay(row, self._episode_seeds[row], episode_actions)
 
     def _check_replay(self, saved: TensorObservation) -> None:
-        for (key, now), (_, then) in zip(tree_items(self.env.observation), tree_items(saved), strict=True):
+        for (key, now), (_, then) in zip(
+            tree_items(self.env.observation), tree_items(saved), strict=True
+        ):
             if not np.array_equal(now, then.numpy()):
                 raise CheckpointError(
                     f"environment {self.env.config.name} did not return to its saved observation"
-                    f"{f' {key!r}' if key else ''} when its open episode was replayed; it is not deterministic here"
+                    f"{f' {key!r}' if key else ''} when its open episode was replayed; it is not "
+                    "deterministic here"
                 )
 
 

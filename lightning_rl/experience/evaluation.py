@@ -32,8 +32,8 @@ EVAL_MAX_STEPS_PER_EPISODE = 10_000
 class EvaluationSource(IterableDataset):
     """A sized iterable of finished episodes, in the order in which they end.
 
-    Episode `i` always has the same seed, so two evaluations of one policy agree; nothing here draws from a training
-    stream.
+    Episode `i` always has the same seed, so two evaluations of one policy agree; nothing here draws
+    from a training stream.
 
     Args:
         config: Description of the environment; `eval_kwargs` apply.
@@ -103,21 +103,36 @@ class EvaluationSource(IterableDataset):
                 lengths[row] += 1
                 for name, value in (info.get("reward_components") or {}).items():
                     components[row][name] = components[row].get(name, 0.0) + float(value)
-                if env.terminated[row] or env.truncated[row] or lengths[row] >= self.max_steps_per_episode:
-                    yield self._episode(env, row, playing.pop(row), returns[row], lengths[row], components[row])
+                if (
+                    env.terminated[row]
+                    or env.truncated[row]
+                    or lengths[row] >= self.max_steps_per_episode
+                ):
+                    yield self._episode(
+                        env, row, playing.pop(row), returns[row], lengths[row], components[row]
+                    )
                     if waiting:
                         begin(row)
 
     def _episode(
-        self, env: SyncRows, row: int, number: int, reward: float, length: int, components: dict[str, float]
+        self,
+        env: SyncRows,
+        row: int,
+        number: int,
+        reward: float,
+        length: int,
+        components: dict[str, float],
     ) -> Episode:
         if not np.isfinite(reward):
-            raise TrainingFailed(f"environment {self.config.name} returned a reward that is not finite in evaluation")
+            raise TrainingFailed(
+                f"environment {self.config.name} returned a reward that is not finite in evaluation"
+            )
         terminated = bool(env.terminated[row])
         cut = not terminated and not env.truncated[row]
         if cut and not self._limit_was_chosen:
             logger.warning(
-                "%s does not end its episodes; evaluation cuts them at %d steps (env.max_episode_steps sets a limit)",
+                "%s does not end its episodes; evaluation cuts them at %d steps "
+                "(env.max_episode_steps sets a limit)",
                 self.config.name,
                 self.max_steps_per_episode,
             )
@@ -137,7 +152,8 @@ class EvaluationSource(IterableDataset):
 class EpisodeMetric(Metric):
     """Returns and lengths of finished episodes, gathered over ranks.
 
-    `compute` gives `mean_reward`, `std_reward` (population), `min_reward`, `max_reward` and `mean_length`.
+    `compute` gives `mean_reward`, `std_reward` (population), `min_reward`, `max_reward` and
+    `mean_length`.
     """
 
     full_state_update = False
@@ -157,7 +173,7 @@ class EpisodeMetric(Metric):
         self.length.append(torch.tensor([episode.length]))
 
     def compute(self) -> dict[str, Any]:
-        """Return the statistics, and `rewards` and `lengths` in the order of the episodes' numbers."""
+        """Return the statistics, and `rewards` and `lengths` in order of the episodes."""
         index, reward, length = (_cat(state) for state in (self.index, self.reward, self.length))
         order = index.argsort()
         rewards: list[float] = reward[order].tolist()
@@ -166,7 +182,7 @@ class EpisodeMetric(Metric):
 
 
 def episode_statistics(rewards: list[float], lengths: list[int]) -> Statistics:
-    """Return mean, population standard deviation, minimum and maximum of the returns, and the mean length."""
+    """Return mean, standard deviation (population), bounds of the returns, and the mean length."""
     values = np.asarray(rewards, dtype=np.float64)
     return {
         "mean_reward": float(values.mean()),

@@ -1,4 +1,4 @@
-"""Lightning's validation, test and prediction as evaluation of the deterministic policy on whole episodes."""
+"""Lightning's validation, test and prediction: the deterministic policy on whole episodes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class EvaluationHooks(pl.LightningModule):
     `eval/min_reward`, `eval/max_reward` (undiscounted returns) and `eval/mean_length` (env steps).
 
     Attributes:
+        is_evaluating: Whether a validation is under way. Lightning's `trainer.validating` cannot
+            tell: after a resume it may be true while training goes on.
         evaluation: The last evaluation: `rewards` and `lengths` in order of the episodes' seeds,
             and the five statistics.
     """
@@ -42,6 +44,7 @@ class EvaluationHooks(pl.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.evaluation: dict[str, Any] = {}
+        self.is_evaluating = False
         self._episode_metric = EpisodeMetric()
         self._evaluation_sources: dict[str, EvaluationSource] = {}
 
@@ -132,8 +135,10 @@ class EvaluationHooks(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forget episodes of an evaluation that was broken off."""
         self._episode_metric.reset()
+        self.is_evaluating = True
 
     def _finish_evaluation(self) -> None:
+        self.is_evaluating = False
         self.evaluation = self._episode_metric.compute()
         self._episode_metric.reset()
         statistics = {

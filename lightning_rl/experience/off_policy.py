@@ -1,4 +1,4 @@
-"""Off-policy experience: collect a few env steps, draw a few minibatches from the replay buffer, again and again."""
+"""Off-policy experience: collect a few env steps, draw a few minibatches, again and again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ class OffPolicyLearner(Learner, Protocol):
 
 
 class OffPolicySource(ExperienceSource):
-    """Yields units of some env steps; iterating a unit collects and yields one minibatch per gradient step.
+    """Yields units of some env steps.
+
+    Iterating a unit collects, and yields one minibatch per gradient step.
 
     Args:
         learner: The algorithm.
@@ -70,7 +72,9 @@ class OffPolicySource(ExperienceSource):
 
     def recent_transitions(self) -> Transitions:
         """Return what the present unit has collected, as far as the buffer still holds it."""
-        return self.replay.recent(self._rounds_done * self.rollout.num_steps * self.rollout.num_envs)
+        return self.replay.recent(
+            self._rounds_done * self.rollout.num_steps * self.rollout.num_envs
+        )
 
     def finish_unit(self) -> Statistics:  # noqa: D102
         self._unfinished = False

@@ -100,7 +100,7 @@ class Minibatches:
 
 
 class OnPolicySource(ExperienceSource):
-    """Collects a rollout with the current policy and yields minibatches of what the algorithm estimates from it.
+    """Collects a rollout with the current policy and yields minibatches of the estimates from it.
 
     Args:
         learner: The algorithm.
@@ -114,12 +114,13 @@ class OnPolicySource(ExperienceSource):
         self.learner: OnPolicyLearner = learner
         self.rollout = Rollout(num_steps, env.num_envs, env.observation_space, env.action_space)
         self._unit: Minibatches | None = None
+        self._is_collecting = False
         self._random_at_start: dict[str, Any] = {}
         self._statistics: Statistics = {}
 
     @property
     def has_unfinished_unit(self) -> bool:  # noqa: D102
-        return self._unit is not None or self.rollout.cursor > 0
+        return self._unit is not None or self._is_collecting
 
     def next_unit(self) -> Minibatches:  # noqa: D102
         if self._unit is None:
@@ -129,6 +130,7 @@ class OnPolicySource(ExperienceSource):
             self._statistics = self._rollout_statistics()
             self.learner.emit("on_rollout_end", self._statistics)
             self.rollout.clear()
+            self._is_collecting = False
         return self._unit
 
     def finish_unit(self) -> Statistics:  # noqa: D102
@@ -137,24 +139,31 @@ class OnPolicySource(ExperienceSource):
 
     def _collect(self) -> None:
         learner, rollout = self.learner, self.rollout
-        if rollout.cursor == 0:
+        if not self._is_collecting:
             learner.announce_unit()
             learner.emit("on_iteration_start")
             learner.emit("on_rollout_start")
             self._random_at_start = learner.streams.state_dict()
+            self._is_collecting = True
         else:  # restored in the middle: draw the same noise again
             learner.streams.load_state_dict(self._random_at_start)
         started = time.perf_counter()
         try:
             with torch.inference_mode(), learner.precision_context():
-                self.collector.collect(rollout, learner.begin_rollout(rollout.num_steps), learner.poll)
+                self.collector.collect(
+                    rollout, learner.begin_rollout(rollout.num_steps), learner.poll
+                )
         finally:
             learner.count_collecting(time.perf_counter() - started)
 
     def _minibatches(self, experience: Experience) -> Minibatches:
         learner = self.learner
         return Minibatches(
-            experience, learner.update_epochs, learner.minibatch_size, learner.streams.torch("minibatch"), learner.poll
+            experience,
+            learner.update_epochs,
+            learner.minibatch_size,
+            learner.streams.torch("minibatch"),
+            learner.poll,
         )
 
     def _rollout_statistics(self) -> Statistics:
@@ -167,8 +176,8 @@ class OnPolicySource(ExperienceSource):
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {
             **super().state_dict(),
-            "rollout": self.rollout.state_dict() if self.rollout.cursor else None,
-            "random_at_start": self._random_at_start if self.rollout.cursor else None,
+            "rollout": self.rollout.state_dict() if self._is_collecting else None,
+            "random_at_start": self._random_at_start if self._is_collecting else None,
             "unit": self._unit.state_dict() if self._unit else None,
             "statistics": self._statistics if self._unit else {},
         }
@@ -176,7 +185,7 @@ class OnPolicySource(ExperienceSource):
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: D102
         super().load_state_dict(state)
         self.rollout.clear()
-        self._unit = None
+        self._unit, self._is_collecting = None, False
         if state["unit"] is not None:
             self._unit = self._minibatches(state["unit"]["experience"])
             self._unit.load_state_dict(state["unit"])
@@ -184,12 +193,12 @@ class OnPolicySource(ExperienceSource):
         if state["rollout"] is None:
             return
         if state["collector"]["level"] == "boundary":
-            # The open episodes are gone, and with them the policy's part of this rollout: collect it anew.
+            # The open episodes are gone, and with them this rollout: collect it anew.
             self.collector.env_steps -= state["rollout"]["cursor"] * self.collector.env.num_envs
             self.learner.streams.load_state_dict(state["random_at_start"])
             return
         self.rollout.load_state_dict(state["rollout"])
-        self._random_at_start = state["random_at_start"]
+        self._is_collecting, self._random_at_start = True, state["random_at_start"]
 
 
 def _take(experience: Experience, rows: Tensor) -> Experience:
@@ -198,4 +207,6 @@ def _take(experience: Experience, rows: Tensor) -> Experience:
 
 
 def _slice(experience: Experience, start: int, stop: int) -> Experience:
-    return {name: map_tree(lambda leaf: leaf[start:stop], column) for name, column in experience.items()}
+    return {
+        name: map_tree(lambda leaf: leaf[start:stop], column) for name, column in experience.items()
+    }

@@ -1,4 +1,4 @@
-"""Random streams: one generator per component, so that no part of a run can disturb another's draws."""
+"""Random streams: one generator per component, so that none can disturb another's draws."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RandomStreams:
             self._numpy[name] = np.random.Generator(np.random.PCG64(stream_seed))
 
     def torch(self, name: str) -> torch.Generator:
-        """Return the CPU generator called `name`: action, minibatch, exploration, replay or update."""
+        """Return the CPU generator `name`: action, minibatch, exploration, replay or update."""
         return self._torch[name]
 
     def numpy(self, name: str) -> np.random.Generator:
@@ -46,7 +46,9 @@ class RandomStreams:
         """Return the position of every stream."""
         return {
             "torch": {name: generator.get_state() for name, generator in self._torch.items()},
-            "numpy": {name: generator.bit_generator.state for name, generator in self._numpy.items()},
+            "numpy": {
+                name: generator.bit_generator.state for name, generator in self._numpy.items()
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -58,12 +60,18 @@ class RandomStreams:
 
 
 def global_random_state() -> dict[str, Any]:
-    """Return the state of Python's, NumPy's and torch's global streams as primitives and tensors."""
+    """Return Python's, NumPy's and torch's global streams as primitives and tensors."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     state: dict[str, Any] = {
         "python": [version, list(internal), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)],
+        "numpy": [
+            name,
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -84,7 +92,7 @@ def restore_global_random_state(state: dict[str, Any]) -> None:
 
 
 def resolve_seed(seed: int | None) -> int:
-    """Return `seed`, else what `seed_everything` set, else a fresh one from the operating system."""
+    """Return `seed`, else what `seed_everything` set, else one from the operating system."""
     if seed is not None:
         return seed
     announced = os.environ.get("PL_GLOBAL_SEED")

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from functools import partial
+
 import lightning.pytorch as pl
 
 from lightning_rl.envs.config import EnvConfig
@@ -51,7 +52,7 @@ def prepare_trainer(agent: Agent, stage: str) -> None:
 
 
 def make_collector(agent: Agent) -> Collector:
-    """Check the environment on scratch instances, find its snapshot level and build the collector."""
+    """Check the environment on a scratch instance, find its level and build the collector."""
     config: EnvConfig = agent.env_config
     seed = episode_seed(agent.seed, "scratch", 0)
     with contextlib.closing(config.make()) as scratch:

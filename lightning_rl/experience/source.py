@@ -1,8 +1,8 @@
-"""What the experience sources have in common: the sized iterable that Lightning's train loop pulls from.
+"""What the sources have in common: the sized iterable that Lightning's train loop pulls from.
 
-A source yields *units*: one unit is one training batch, an iterable of the minibatches of one update. The length is that
-of the whole current epoch, so Lightning does not prefetch (a prefetched rollout would come from a stale policy) and a
-resumed epoch ends where it would have.
+A source yields *units*: one unit is one training batch, an iterable of the minibatches of one
+update. The length is that of the whole current epoch, so Lightning does not prefetch (a prefetched
+rollout would come from a stale policy) and a resumed epoch ends where it would have.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Learner(Protocol):
         """Draw all noise of the next `num_steps` steps and return the acting function."""
 
     def announce_unit(self) -> None:
-        """Take note that the last unit is complete and the next has not begun: the place for a checkpoint."""
+        """Take note that one unit is complete and none has begun: the place for a checkpoint."""
 
     def poll(self) -> None:
         """Save and raise `Interrupted` when the run was asked to stop."""
@@ -49,7 +49,7 @@ class Learner(Protocol):
         """Call a hook of all callbacks."""
 
     def precision_context(self) -> AbstractContextManager[Any]:
-        """Return the context in which the update runs; acting in another one would bias its ratios."""
+        """Return the context of the update; acting in another one would bias its ratios."""
 
     def count_collecting(self, seconds: float) -> None:
         """Add to the time spent collecting."""
@@ -110,7 +110,7 @@ class ExperienceSource(IterableDataset, ABC):
         self.collector.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything between the environments and the update, an unfinished unit included."""
+        """Return all between the environments and the update, an unfinished unit included."""
         return {"collector": self.collector.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from lightning_rl.errors import ConfigError
 from lightning_rl.trust import build
 
-NetworkSpec: TypeAlias = dict[str, Any] | str | Callable[..., nn.Module] | None
+NetworkSpec: TypeAlias = dict[str, Any] | str | Callable | None
 """`{class_path, init_args}`, an import path, from Python a class or factory called with (input size,
 output size) and the arguments; None for the algorithm's default."""
 

@@ -32,9 +32,7 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Run:
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run a command in an empty directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trust, "_trusted", [])

@@ -119,7 +119,8 @@ def test_reading_imports_nothing(tmp_path: Any) -> None:
     )
     code = (
         "import sys; from lightning_rl.cli.signatures import signature_of as s;"
-        "print(list(s('canary_signature.Net').parameters), list(s('torch.nn.Linear').parameters)[0],"
+        "own, linear = s('canary_signature.Net'), s('torch.nn.Linear');"
+        "print(list(own.parameters), list(linear.parameters)[0],"
         "[m for m in ('canary_signature', 'torch', 'lightning', 'numpy') if m in sys.modules])"
     )
     shown = subprocess.run(

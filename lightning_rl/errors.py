@@ -1,6 +1,7 @@
 """The errors that lightning_rl raises on purpose, each with the exit code of the command line.
 
-A message is one line: what was expected, what was received, what to do. Anything else that reaches the user is a bug.
+A message is one line: what was expected, what was received, what to do. Anything else that reaches
+the user is a bug.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class CheckpointError(RuntimeError):
 
 
 class TrainingFailed(RuntimeError):  # noqa: N818 - reads as what happened, as in `status: failed`
-    """A run that cannot go on: non-finite values, a broken environment, a diverged policy; exit code 1."""
+    """A run that cannot go on (not finite, broken environment, diverged policy); exit code 1."""
 
     exit_code = 1
 
@@ -31,10 +32,12 @@ class TrainingFailed(RuntimeError):  # noqa: N818 - reads as what happened, as i
 class Interrupted(SystemExit):
     """A run that was asked to stop by a signal and has saved its state.
 
-    Being a `SystemExit`, it ends a plain script with the shell's code for the signal and no traceback.
+    Being a `SystemExit`, it ends a plain script with the shell's code for the signal and no
+    traceback.
 
     Args:
-        signum: The signal's number; the exit code is 128 + signum (130 for SIGINT, 143 for SIGTERM).
+        signum: The signal's number; the exit code is 128 + signum (130 for SIGINT, 143 for
+            SIGTERM).
     """
 
     def __init__(self, signum: int) -> None:
@@ -43,14 +46,14 @@ class Interrupted(SystemExit):
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 3) -> list[str]:
-    """Return up to `count` of the `choices` that are spelt most like `name`, best first; case is ignored."""
+    """Return up to `count` choices spelt most like `name`, best first; case is ignored."""
     by_lower = {choice.lower(): choice for choice in choices}
     matches = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)
     return [by_lower[match] for match in matches]
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest choice, or an empty string when none is near."""
+    """Return `"; did you mean 'x'?"` for the nearest choice, or "" when none is near."""
     matches = nearest(name, choices, count=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 

@@ -23,6 +23,9 @@ Info: TypeAlias = Mapping[str, Any]
 Statistics: TypeAlias = dict[str, float]
 """Metric tag (docs: "Metric tags") to number."""
 
+VOLATILE_TAGS = ("time/", "system/")
+"""Beginnings of tags that differ between a stopped and an unstopped run, and stay out of checkpoints."""
+
 SnapshotLevel: TypeAlias = Literal["exact", "replay", "boundary"]
 
 

@@ -1,4 +1,4 @@
-"""Algorithms: one file each that reads like its paper. Exported here is what the command line lists."""
+"""Algorithms: one file each that reads like its paper. The command line lists what is exported."""
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.algorithms.dqn import DQN

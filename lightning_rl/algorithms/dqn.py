@@ -15,7 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,14 +29,19 @@ from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError, check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.off_policy import OffPolicySource, unit_env_steps
+from lightning_rl.experience.running_statistics import (
+    absorb_observations,
+    absorb_rewards,
+    make_reward_normalizer,
+)
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
-from lightning_rl.functional.gradients import gradient_function
+from lightning_rl.functional.gradients import GradientFunction, gradient_function
+from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters, polyak_update
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.schedules import linear
-from lightning_rl.networks.normalization import RewardNormalizer
 from lightning_rl.networks.specification import NetworkSpec, network_factory
-from lightning_rl.networks.values import QNetwork
+from lightning_rl.networks.values import ObservationFunction, QNetwork
 from lightning_rl.types import Array, Statistics, TensorObservation
 
 STATISTICS = ("train/td_loss", "train/mean_q")
@@ -60,7 +65,7 @@ def bootstrap_value(next_q_target: Tensor, next_q_online: Tensor | None) -> Tens
 def dqn_loss(
     network: Callable[[TensorObservation], Tensor],
     target_network: Callable[[TensorObservation], Tensor],
-    minibatch: Transitions,
+    minibatch: dict[str, Any],
     gamma: float,
     double: bool,
     loss: str,
@@ -127,6 +132,11 @@ class DQN(Algorithm):
         ConfigError: For values outside their range or spaces that are not supported.
     """
 
+    source: OffPolicySource
+    gradient: GradientFunction
+    q_values: ObservationFunction
+    target_updates: Tensor
+
     def __init__(
         self,
         env: EnvLike = EnvConfig("CartPole-v1"),  # noqa: B008 - never changed
@@ -152,7 +162,7 @@ class DQN(Algorithm):
         hidden_sizes: tuple[int, ...] = (120, 84),
         network: NetworkSpec = None,
         env_steps_per_iteration: int = 1_000,
-        compile: CompileChoice = "auto",  # noqa: A002 - the option's name
+        compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         if not isinstance(self.action_space, spaces.Discrete):
@@ -179,7 +189,7 @@ class DQN(Algorithm):
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
         self.target_update_interval, self.tau = target_update_interval, tau
-        self.double, self.loss, self.gamma = double, loss, gamma
+        self.double_q, self.loss, self.gamma = double, loss, gamma
         self.epsilon_start, self.epsilon_end = epsilon_start, epsilon_end
         self.epsilon_fraction = epsilon_fraction
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
@@ -194,14 +204,11 @@ class DQN(Algorithm):
                 normalize_observation=self.env_config.normalize_observation,
             )
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
-        self.reward_normalizer = (
-            RewardNormalizer(self.env_config.num_envs, gamma)
-            if self.env_config.normalize_reward
-            else None
-        )
+        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
         self.register_buffer("target_updates", torch.zeros((), dtype=torch.int64))
         budget = self.budget.env_steps
-        self.compiled = resolve_compile(compile, budget and budget // train_frequency * gradient_steps)
+        updates = budget and budget // train_frequency * gradient_steps
+        self.compiled = resolve_compile(compile, updates)
 
     @property
     def epsilon(self) -> float:
@@ -227,14 +234,16 @@ class DQN(Algorithm):
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         shape = (num_steps, self.env_config.num_envs)
         random = self.streams.numpy("exploration")
-        explore = random.random(shape) < self.epsilon
+        explore: Any = random.random(shape) < self.epsilon
         random_action = random.integers(self.num_actions, size=shape)
-        only_random, never_random = explore.all(1).tolist(), ~explore.any(1)
-        q_values, device = self.q_values, self.device
+        only_random, never_random = explore.all(1).tolist(), (~explore.any(1)).tolist()
+        q_values, on_cpu = self.q_values, self.device.type == "cpu"
 
         def act(observation: TensorObservation, step: int) -> Array:
             if only_random[step]:
                 return random_action[step]
+            if not on_cpu:
+                observation = self.to_device(observation)
             greedy = q_values(observation).argmax(-1).numpy(force=True)
             if never_random[step]:
                 return greedy
@@ -251,12 +260,15 @@ class DQN(Algorithm):
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
+        on_cpu = self.device.type == "cpu"
         for minibatch in minibatches:
+            if not on_cpu:
+                minibatch = {name: self.to_device(leaf) for name, leaf in minibatch.items()}
             if self.reward_normalizer is not None:
                 minibatch["reward"] = self.reward_normalizer(minibatch["reward"])
             gradient, statistics = self.gradient(minibatch)
-            norm = self.apply_gradient(self.flat, gradient, self.max_grad_norm)
-            self.statistics.add(TRAINING_TAGS, torch.cat((statistics, norm.view(1))))
+            self.apply_gradient(self.flat, gradient, self.max_grad_norm)
+            self.statistics.add(TRAINING_TAGS, statistics)
             self.update_target()
         self.update_normalizers()
         return self.finish_update(
@@ -266,11 +278,16 @@ class DQN(Algorithm):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
-        loss = partial(dqn_loss, gamma=self.gamma, double=self.double, loss=self.loss)
+        loss = partial(dqn_loss, gamma=self.gamma, double=self.double_q, loss=self.loss)
         self.gradient = gradient_function(
-            loss, self.network, self.flat, self.compiled, frozen=[self.target_network]
+            loss,
+            self.network,
+            self.flat,
+            self.compiled,
+            frozen=[self.target_network],
+            max_norm=self.max_grad_norm if self.num_ranks == 1 else None,
         )
-        return torch.optim.Adam([self.flat.flat], lr=self.learning_rate, fused=True)
+        return FlatAdam(self.flat.flat, self.learning_rate)
 
     def update_target(self) -> None:
         """Move the target network towards the online one when its interval has passed."""
@@ -281,19 +298,19 @@ class DQN(Algorithm):
 
     def update_normalizers(self) -> None:
         """Add what this unit collected to the running statistics of observations and rewards."""
-        normalizer = self.network.observation_normalizer
+        normalizer, source = self.network.observation_normalizer, self.source
         if normalizer is None and self.reward_normalizer is None:
             return
-        recent = self.source.recent_transitions()
-        if normalizer is not None:
-            moments = normalizer.batch_moments(recent["observation"])
-            normalizer.update_from_moments(
-                {key: self.reduce_moments(batch) for key, batch in moments.items()}
-            )
+        recent: dict[str, Any] = {
+            name: self.to_device(leaf) for name, leaf in source.recent_transitions().items()
+        }
+        absorb_observations(self, normalizer, recent["observation"])
         if self.reward_normalizer is not None:
-            shape = (-1, self.env_config.num_envs)
+            # A buffer smaller than one unit may have lost the first rows of its oldest step.
+            steps = len(recent["reward"]) // self.env_config.num_envs
             episode_end = recent["terminated"] | recent["truncated"]
-            moments = self.reward_normalizer.advance(
-                recent["reward"].view(shape), episode_end.view(shape)
+            reward, episode_end = (
+                column[-steps * self.env_config.num_envs :].view(steps, -1)
+                for column in (recent["reward"], episode_end)
             )
-            self.reward_normalizer.update_from_moments(self.reduce_moments(moments))
+            absorb_rewards(self, self.reward_normalizer, reward, episode_end)

@@ -3,7 +3,7 @@
 Schulman, Wolski, Dhariwal, Radford and Klimov (2017), https://arxiv.org/abs/1707.06347. Maximises
 the clipped surrogate
 
-    L = E[ min(r A, clip(r, 1 - c, 1 + c) A) ] - vf_coef * E[ (V - R)^2 ] / 2 + ent_coef * E[ H(pi) ]
+    L = E[ min(r A, clip(r, 1 - c, 1 + c) A) - vf_coef (V - R)^2 / 2 + ent_coef H(pi) ]
 
 with r = pi(a|s) / pi_old(a|s), generalised advantages A (https://arxiv.org/abs/1506.02438) and
 R = A + V_old. Deviations from the paper, all common practice: advantages are normalised over the
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,15 +26,21 @@ from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.on_policy import Experience, Minibatches, OnPolicySource
+from lightning_rl.experience.running_statistics import (
+    absorb_observations,
+    absorb_rewards,
+    make_reward_normalizer,
+    reduce_moments,
+)
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
-from lightning_rl.functional.gradients import gradient_function
+from lightning_rl.functional.gradients import GradientFunction, gradient_function
+from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import gae
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.statistics import batch_moments, explained_variance
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead, make_action_head
-from lightning_rl.networks.normalization import RewardNormalizer
 from lightning_rl.networks.policies import ActorCritic
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
@@ -50,14 +56,14 @@ STATISTICS = (
 )
 
 
-def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: Tensor | float) -> Tensor:
-    """Return the negative clipped surrogate (equation 7) of `(B,)` ratios and advantages, a scalar."""
+def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: Tensor) -> Tensor:
+    """Return the negative clipped surrogate (equation 7) of `(B,)` ratios, advantages; a scalar."""
     clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef)
     return -torch.min(ratio * advantage, clipped * advantage).mean()
 
 
 def value_loss(
-    value: Tensor, return_: Tensor, old_value: Tensor, clip_coef: Tensor | float | None
+    value: Tensor, return_: Tensor, old_value: Tensor, clip_coef: Tensor | None
 ) -> Tensor:
     """Return half the mean squared error of `(B,)` values, a scalar.
 
@@ -73,7 +79,7 @@ def value_loss(
 
 def ppo_loss(
     network: Callable[[TensorObservation], tuple[Tensor, Tensor]],
-    minibatch: Experience,
+    minibatch: dict[str, Any],
     coefficients: Tensor,
     head: ActionHead,
     clip_value_loss: bool,
@@ -82,8 +88,8 @@ def ppo_loss(
 
     Args:
         network: From observations to distribution parameters and values; an `ActorCritic`.
-        minibatch: `observation (B, *obs_shape)`, `action`, `log_prob`, `advantage`, `value` and
-            `return` `(B,)`.
+        minibatch: `observation (B, *obs_shape)`, `action (B, *action_shape)`, `log_prob`,
+            `advantage`, `value` and `return` `(B,)`.
         coefficients: `clip_coef, vf_coef, ent_coef`.
         head: Action distribution.
         clip_value_loss: See `value_loss`.
@@ -99,7 +105,7 @@ def ppo_loss(
     entropy = head.entropy(distribution).mean()
     loss = policy + vf_coef * critic - ent_coef * entropy
     with torch.no_grad():
-        # (r - 1) - log r is an unbiased, always positive estimate: http://joschu.net/blog/kl-approx.html
+        # (r - 1) - log r is unbiased and never negative: http://joschu.net/blog/kl-approx.html
         approx_kl = (ratio - 1 - log_ratio).mean()
         clip_fraction = ((ratio - 1).abs() > clip_coef).float().mean()
     return loss, torch.stack((policy, critic, -entropy, approx_kl, clip_fraction)).detach()
@@ -108,10 +114,11 @@ def ppo_loss(
 class PPO(Algorithm):
     """Proximal Policy Optimization for Discrete, Box, MultiDiscrete and MultiBinary actions.
 
-    Logs the metrics of `STATISTICS` (means over minibatches; `train/entropy_loss` is minus the mean
-    entropy in nats) and `train/grad_norm` (before clipping), `train/learning_rate`,
-    `train/explained_variance` (of the returns by the old values), `train/action_std` (Box only),
-    `rollout/mean_value` and `rollout/mean_reward` (per step).
+    Logs, as means over minibatches, `train/policy_loss`, `train/value_loss`, `train/entropy_loss`
+    (minus the mean entropy in nats), `train/approx_kl`, `train/clip_fraction` and
+    `train/grad_norm` (before clipping); and `train/learning_rate`, `train/explained_variance` (of
+    the returns by the old values), `train/action_std` (Box only), `rollout/mean_value` and
+    `rollout/mean_reward` (per step).
 
     Args:
         env: Environment id, `EnvConfig`, mapping of its fields, or a class or factory.
@@ -153,6 +160,8 @@ class PPO(Algorithm):
         True
     """
 
+    gradient: GradientFunction
+
     def __init__(
         self,
         env: EnvLike = EnvConfig("CartPole-v1"),  # noqa: B008 - never changed
@@ -180,7 +189,7 @@ class PPO(Algorithm):
         log_std_init: float = 0.0,
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
-        compile: CompileChoice = "auto",  # noqa: A002 - the option's name
+        compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         self.num_steps, self.minibatch_size, self.update_epochs = (
@@ -222,11 +231,7 @@ class PPO(Algorithm):
                 log_std_init,
                 self.env_config.normalize_observation,
             )
-        self.reward_normalizer = (
-            RewardNormalizer(self.env_config.num_envs, gamma)
-            if self.env_config.normalize_reward
-            else None
-        )
+        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
         rows = num_steps * self.env_config.num_envs
         updates = update_epochs * -(-rows // minibatch_size)
         budget = self.budget.env_steps
@@ -264,7 +269,9 @@ class PPO(Algorithm):
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> Experience:
         """Return the rollout as rows with log-probabilities, values, advantages and returns."""
-        observation = map_tree(lambda leaf: torch.from_numpy(leaf).to(self.device), rollout.observation)
+        observation = map_tree(
+            lambda leaf: torch.from_numpy(leaf).to(self.device), rollout.observation
+        )
         action, reward, terminated, truncated = (
             torch.from_numpy(array).to(self.device)
             for array in (rollout.action, rollout.reward, rollout.terminated, rollout.truncated)
@@ -278,8 +285,9 @@ class PPO(Algorithm):
             steps, envs = (torch.from_numpy(index) for index in rollout.final_indices())
             final = map_tree(lambda leaf: leaf.to(self.device), rollout.final_observations())
             next_value[steps, envs] = self.network.value(final)
-        if self.reward_normalizer:
-            reward = self.normalize_reward(reward, terminated | truncated)
+        if self.reward_normalizer is not None:
+            absorb_rewards(self, self.reward_normalizer, reward, terminated | truncated)
+            reward = self.reward_normalizer(reward)
         advantage = gae(
             reward,
             value[:-1],
@@ -311,8 +319,8 @@ class PPO(Algorithm):
         coefficients = self.coefficients.to(self.device)
         for minibatch in minibatches:
             gradient, statistics = self.gradient(minibatch, coefficients)
-            norm = self.apply_gradient(self.flat, gradient, self.max_grad_norm)
-            minibatches.record(torch.cat((statistics, norm.view(1))))
+            self.apply_gradient(self.flat, gradient, self.max_grad_norm)
+            minibatches.record(statistics)
             if self.is_too_far(statistics):
                 break
         means = dict(zip((*STATISTICS, "train/grad_norm"), minibatches.means(), strict=True))
@@ -321,20 +329,25 @@ class PPO(Algorithm):
             means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
         if self.learning_rate_schedule == "adaptive_kl":
             self.steer_learning_rate(means["train/approx_kl"])
-        if self.network.observation_normalizer:
-            # Behind the update: acting and learning must see the same normalisation.
-            self.update_normalizer(minibatches.experience["observation"])
+        observation = minibatches.experience["observation"]
+        absorb_observations(self, self.network.observation_normalizer, observation)
         return self.finish_update(means)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
         loss = partial(ppo_loss, head=self.head, clip_value_loss=self.clip_value_loss)
-        self.gradient = gradient_function(loss, self.network, self.flat, self.compiled)
-        return torch.optim.Adam([self.flat.flat], lr=self.learning_rate, eps=1e-5, fused=True)
+        self.gradient = gradient_function(
+            loss,
+            self.network,
+            self.flat,
+            self.compiled,
+            max_norm=self.max_grad_norm if self.num_ranks == 1 else None,
+        )
+        return FlatAdam(self.flat.flat, self.learning_rate, eps=1e-5)
 
     def set_learning_rate(self) -> float:
-        """Set and return this update's learning rate; `adaptive_kl` keeps what the last one left."""
+        """Set and return this update's learning rate; `adaptive_kl` keeps the last one's."""
         group = self.trainer.optimizers[0].param_groups[0]
         if self.learning_rate_schedule == "linear":
             group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
@@ -344,28 +357,21 @@ class PPO(Algorithm):
         """Move the learning rate so that the next update's KL divergence is nearer the target."""
         group = self.trainer.optimizers[0].param_groups[0]
         target = self.target_kl or DEFAULT_TARGET_KL
+        approx_kl = self.mean_over_ranks(torch.tensor(approx_kl, device=self.device))
         group["lr"] = adaptive_kl_learning_rate(group["lr"], approx_kl, target)
 
     def is_too_far(self, statistics: Tensor) -> bool:
         """Return whether the policy has left the old one so far that the update must stop."""
         if self.target_kl is None or self.learning_rate_schedule == "adaptive_kl":
             return False
-        return float(statistics[STATISTICS.index("train/approx_kl")]) > 1.5 * self.target_kl
+        approx_kl = statistics[STATISTICS.index("train/approx_kl")]
+        return self.mean_over_ranks(approx_kl) > 1.5 * self.target_kl
+
+    def mean_over_ranks(self, value: Tensor) -> float:
+        """Return the mean of a scalar: ranks must take every decision together."""
+        return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
 
     def standardize(self, advantage: Tensor) -> Tensor:
         """Return advantages with mean 0 and deviation 1 over the rollouts of all ranks."""
-        mean, var, _ = self.reduce_moments(batch_moments(advantage))
+        mean, var, _ = reduce_moments(self, batch_moments(advantage))
         return (advantage - mean) / (var.sqrt() + 1e-8)
-
-    def normalize_reward(self, reward: Tensor, episode_end: Tensor) -> Tensor:
-        """Return rewards `(T, N)` in units of the running deviation of their discounted sum."""
-        moments = self.reward_normalizer.advance(reward, episode_end)
-        self.reward_normalizer.update_from_moments(self.reduce_moments(moments))
-        return self.reward_normalizer(reward)
-
-    def update_normalizer(self, observation: TensorObservation) -> None:
-        """Add the rollout's observations to the running statistics."""
-        moments = self.network.observation_normalizer.batch_moments(observation)
-        self.network.observation_normalizer.update_from_moments(
-            {key: self.reduce_moments(batch) for key, batch in moments.items()}
-        )

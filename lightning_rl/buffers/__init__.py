@@ -1,1 +1,1 @@
-"""Where experience is kept: the rollout of one policy, and the replay buffer of the last transitions."""
+"""Where experience is kept: the rollout of one policy, and the last transitions for replay."""

@@ -42,11 +42,11 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = capacity
         self.inserted = 0
-        action = allocate(action_space, 1)
-        dtype = torch.float32 if action.dtype.kind == "f" else torch.int64  # type: ignore[union-attr]
+        action: Any = allocate(action_space, 1)
+        dtype = torch.float32 if action.dtype.kind == "f" else torch.int64
         self.columns: Transitions = {
             "observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
-            "action": torch.zeros((capacity, *action.shape[1:]), dtype=dtype),  # type: ignore[union-attr]
+            "action": torch.zeros((capacity, *action.shape[1:]), dtype=dtype),
             "reward": torch.zeros(capacity),
             "terminated": torch.zeros(capacity, dtype=torch.bool),
             "truncated": torch.zeros(capacity, dtype=torch.bool),
@@ -58,13 +58,20 @@ class ReplayBuffer:
         return min(self.inserted, self.capacity)
 
     def add(self, rollout: Rollout) -> None:
-        """Append the transitions of a full rollout, step by step, row by row within a step."""
-        count = rollout.num_steps * rollout.num_envs
-        rows: Any = np.arange(self.inserted, self.inserted + count) % self.capacity
+        """Append the transitions of a full rollout, step by step, row by row within a step.
+
+        Of a rollout longer than the buffer only the last `capacity` transitions stay.
+        """
+        cells = rollout.num_steps * rollout.num_envs
+        kept = None if rollout.valid is None else np.flatnonzero(rollout.valid)
+        count = cells if kept is None else len(kept)
+        first = max(0, count - self.capacity)
+        rows: Any = np.arange(self.inserted + first, self.inserted + count) % self.capacity
         if count and rows[0] <= rows[-1]:
             rows = slice(int(rows[0]), int(rows[-1]) + 1)  # contiguous: a plain copy
         for source, column in self._flat(rollout.next_observation(), rollout):
-            column[rows] = torch.from_numpy(source.reshape(count, *column.shape[1:]))
+            source = source.reshape(cells, *column.shape[1:])
+            column[rows] = torch.from_numpy((source if kept is None else source[kept])[first:])
         self.inserted += count
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:

@@ -26,6 +26,8 @@ class Rollout:
         final_index: `(t, n)` of each episode end, in order.
         final_observation: The true last observation of each of them.
         cursor: Steps filled so far.
+        valid: `(T, N)` bool: False where the environment only reset itself and no transition took
+            place; None when all are transitions, as everywhere but with `vectorization: vector`.
 
     Args:
         num_steps: T.
@@ -44,8 +46,8 @@ class Rollout:
         self.num_steps = num_steps
         self.num_envs = num_envs
         self.observation: Observation = allocate(observation_space, num_steps + 1, num_envs)
-        action = allocate(action_space, num_steps, num_envs)
-        self.action: Array = action if action.dtype.kind == "f" else action.astype(np.int64)  # type: ignore[union-attr]
+        action: Any = allocate(action_space, num_steps, num_envs)
+        self.action: Array = action if action.dtype.kind == "f" else action.astype(np.int64)
         self.reward: Array = np.zeros((num_steps, num_envs), dtype=np.float32)
         self.terminated: Array = np.zeros((num_steps, num_envs), dtype=bool)
         self.truncated: Array = np.zeros((num_steps, num_envs), dtype=bool)
@@ -56,6 +58,7 @@ class Rollout:
         self.cursor = 0
         self.final_index: list[tuple[int, int]] = []
         self.final_observation: list[Observation] = []
+        self.valid: Array | None = None
 
     def write_observation(self, step: int, observation: Observation) -> None:
         """Copy the observations `(N, *obs_shape)` that stand before step `step`."""
@@ -64,6 +67,25 @@ class Rollout:
                 storage[step] = observation[key]  # type: ignore[call-overload]
         else:
             self.observation[step] = observation
+
+    def write_valid(self, step: int, valid: Array) -> None:
+        """Note which rows `(N,)` made a transition at step `step`."""
+        if self.valid is None:
+            if valid.all():
+                return
+            self.valid = np.ones((self.num_steps, self.num_envs), dtype=bool)
+        self.valid[step] = valid
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions filled so far, over all rows."""
+        if self.valid is None:
+            return self.cursor * self.num_envs
+        return int(self.valid[: self.cursor].sum())
+
+    def mean_reward(self) -> float:
+        """Return the mean reward of the transitions of a full rollout."""
+        return float((self.reward if self.valid is None else self.reward[self.valid]).mean())
 
     def write_final(self, step: int, row: int, observation: Observation) -> None:
         """Copy the true last observation of the episode that ended in `row` at `step`.
@@ -82,11 +104,14 @@ class Rollout:
         return index[:, 0], index[:, 1]
 
     def final_observations(self) -> TensorObservation:
-        """Return the true last observations `(K, *obs_shape)`; at least one episode must have ended."""
+        """Return the true last observations `(K, *obs_shape)`; K must not be zero."""
         return map_tree(lambda *rows: torch.from_numpy(np.stack(rows)), *self.final_observation)
 
     def next_observation(self) -> Observation:
-        """Return what each step led to, the true final observation at an end, `(T, N, *obs_shape)`."""
+        """Return what each step led to, `(T, N, *obs_shape)`.
+
+        At an episode's end that is its true last observation.
+        """
         following = map_tree(lambda leaf: leaf[1:].copy(), self.observation)
         if self.final_index:
             steps, rows = self.final_indices()
@@ -101,6 +126,7 @@ class Rollout:
             "cursor": filled,
             "observation": map_tree(lambda leaf: _tensor(leaf[: filled + 1]), self.observation),
             **{name: _tensor(getattr(self, name)[:filled]) for name in _STEP_ARRAYS},
+            "valid": None if self.valid is None else _tensor(self.valid),
             "final_index": [list(index) for index in self.final_index],
             "final_observation": [
                 map_tree(_tensor, observation) for observation in self.final_observation
@@ -117,6 +143,7 @@ class Rollout:
         )
         for name in _STEP_ARRAYS:
             getattr(self, name)[:filled] = state[name].numpy()
+        self.valid = None if state["valid"] is None else state["valid"].numpy().copy()
         self.final_index = [(step, row) for step, row in state["final_index"]]
         self.final_observation = [
             map_tree(lambda leaf: leaf.numpy().copy(), item) for item in state["final_observation"]

@@ -13,7 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from lightning_rl.callbacks.base import Agent, Callback
-from lightning_rl.errors import CheckpointError, Interrupted, TrainingFailed, check_choice, check_ranges
+from lightning_rl.errors import (
+    CheckpointError,
+    Interrupted,
+    TrainingFailed,
+    check_choice,
+    check_ranges,
+)
 from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import SegmentStore
@@ -29,10 +35,11 @@ class Checkpoint(Callback, LightningCheckpoint):
     """Save the run at the boundary between two training units, and the best policies.
 
     Files in the folder: `env_steps=<n>.ckpt` every `every_env_steps` and at the end (the newest
-    `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, and `best.ckpt`,
-    which points to the best of the `keep_best` checkpoints that an evaluation was the reason for.
-    All are complete: any of them resumes, tests and loads. Saving changes no training state. A disk
-    that is full costs a warning a minute, and a failed run only if the last state was never saved.
+    `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, and
+    `best.ckpt`, which points to the best of the `keep_best` checkpoints that an evaluation was the
+    reason for. All are complete: any of them resumes, tests and loads. Saving changes no training
+    state. A disk that is full costs a warning a minute, and a failed run only if the last state was
+    never saved.
 
     As a subclass of Lightning's `Checkpoint` it runs behind all other callbacks, so their states
     are up to date.
@@ -90,7 +97,7 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def on_unit_boundary(self, trainer: Trainer, agent: Agent) -> None:
         """Save when enough env steps or seconds have passed since the last time."""
-        if agent.env_steps == 0 or trainer.fast_dev_run:
+        if agent.env_steps == 0 or _keeps_nothing(trainer):
             return
         if agent.env_steps >= self._next_mark:
             self._save_numbered(trainer, agent)
@@ -105,7 +112,7 @@ class Checkpoint(Callback, LightningCheckpoint):
     def on_validation_end(self, trainer: Trainer, agent: Agent) -> None:
         """Save when the evaluation is among the best."""
         score = trainer.callback_metrics.get(self.monitor)
-        if trainer.sanity_checking or trainer.fast_dev_run or trainer.state.fn != "fit":
+        if trainer.sanity_checking or _keeps_nothing(trainer) or trainer.state.fn != "fit":
             return
         if score is None or not math.isfinite(float(score)) or not self.keep_best:
             return
@@ -123,7 +130,7 @@ class Checkpoint(Callback, LightningCheckpoint):
         Raises:
             CheckpointError: When the last state could not be written.
         """
-        if trainer.fast_dev_run or agent.env_steps == 0:
+        if _keeps_nothing(trainer) or agent.env_steps == 0:
             return
         self._save_numbered(trainer, agent)
         if self._unsaved_error is not None:
@@ -190,7 +197,9 @@ class Checkpoint(Callback, LightningCheckpoint):
             if time.monotonic() - self._warned_at >= RETRY_WARNING_S:
                 self._warned_at = time.monotonic()
                 logger.warning(
-                    "%s could not be written (%s); training goes on and tries again", path, error.strerror
+                    "%s could not be written (%s); training goes on and tries again",
+                    path,
+                    error.strerror,
                 )
             return False
         self._unsaved_error = None
@@ -198,7 +207,8 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=False)
-        replay = trainer.lightning_module.state.replay
+        agent: Agent = trainer.lightning_module
+        replay = agent.state.replay
         if replay is not None:
             self._segments[path.name] = replay.segment_files(path.parent / REPLAY_FOLDER)
 
@@ -229,6 +239,11 @@ class Checkpoint(Callback, LightningCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the ranking of `state_dict`."""
         self.best = [(float(score), int(env_steps)) for score, env_steps in state_dict["best"]]
+
+
+def _keeps_nothing(trainer: Trainer) -> bool:
+    """Return whether this is a `fast_dev_run`."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def _numbered(env_steps: int) -> str:

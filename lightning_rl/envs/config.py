@@ -7,11 +7,13 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Any, Literal, TypeVar
 
 import gymnasium
-from gymnasium import spaces
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, VectorizeMode
+from gymnasium.spaces import Space
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
 from lightning_rl.envs.spaces import ActionMode, action_adapter, flatten_space
@@ -20,6 +22,8 @@ from lightning_rl.errors import ConfigError, check_choice, did_you_mean, nearest
 from lightning_rl.trust import import_object
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made", gymnasium.Env, VectorEnv)
 
 RENAMED_IDS = {
     "Taxi-v3": "Taxi-v4",
@@ -74,8 +78,8 @@ class EnvConfig:
     action: ActionMode = "clip"
 
     def __post_init__(self) -> None:
-        self._spaces: tuple[spaces.Space, spaces.Space] | None = None
-        self._raw_space: spaces.Space | None = None
+        self._spaces: tuple[Space, Space] | None = None
+        self._raw_space: Space | None = None
         if (self.id is None) == (self.factory is None):
             raise ConfigError(
                 "expected exactly one of env.id and env.factory, "
@@ -144,8 +148,7 @@ class EnvConfig:
             ConfigError: For an unknown id (the three nearest are named), a package that is not
                 trusted, or keyword arguments that the environment refuses.
         """
-        for module in self.imports:
-            import_object(module)
+        self._import_modules()
         kwargs = {**self.kwargs, **(self.eval_kwargs if evaluation else {}), **overrides}
         env = (
             self._make_registered(kwargs)
@@ -160,13 +163,33 @@ class EnvConfig:
             env = _wrap(env, wrapper)
         return env
 
-    def raw_observation_space(self) -> spaces.Space:
-        """Return the observation space as the environment has it, from a scratch instance."""
-        if self._raw_space is None:
-            self.spaces()
-        return self._raw_space or self._spaces[0]  # type: ignore[index]
+    def make_vector(self, num_envs: int) -> VectorEnv:
+        """Build the id's own batched implementation with `num_envs` rows.
 
-    def spaces(self) -> tuple[spaces.Space, spaces.Space]:
+        Raises:
+            ConfigError: When there is none, or something is asked for that needs single
+                environments.
+        """
+        for name in ("factory", "wrappers", "frame_stack"):
+            if getattr(self, name):
+                raise ConfigError(
+                    f"env.{name} needs single environments; use vectorization: sync or async"
+                )
+        spec = self._limited_spec()
+        if spec.vector_entry_point is None:
+            raise ConfigError(
+                f"environment {self.id!r} has no batched implementation of its own; "
+                "use vectorization: sync or async"
+            )
+        mode = VectorizeMode.VECTOR_ENTRY_POINT
+        return self._made(lambda: gymnasium.make_vec(spec, num_envs, mode, **self.kwargs))
+
+    def raw_observation_space(self) -> Space:
+        """Return the observation space as the environment has it, from a scratch instance."""
+        flat_space, _ = self.spaces()
+        return self._raw_space or flat_space
+
+    def spaces(self) -> tuple[Space, Space]:
         """Return the flat observation space and the action space, from a scratch instance.
 
         Raises:
@@ -182,7 +205,7 @@ class EnvConfig:
                 env.close()
         return self._spaces
 
-    def remember_spaces(self, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    def remember_spaces(self, observation_space: Space, action_space: Space) -> None:
         """Take the spaces from a checkpoint: a policy can be rebuilt without its environment."""
         self._spaces = observation_space, action_space
 
@@ -192,14 +215,8 @@ class EnvConfig:
         Raises:
             ConfigError: When no such id is registered; names the three nearest.
         """
-        identifier = self.id or ""
-        if identifier in RENAMED_IDS:
-            logger.warning(
-                "%s is called %s in today's Gymnasium; using that",
-                identifier,
-                RENAMED_IDS[identifier],
-            )
-            identifier = RENAMED_IDS[identifier]
+        self._import_modules()
+        identifier = _todays_id(self.id or "")
         if ":" in identifier:
             module, identifier = identifier.split(":", 1)
             import_object(module)
@@ -214,18 +231,30 @@ class EnvConfig:
             )
             raise ConfigError(f"unknown environment {identifier!r}; {hint}") from error
 
+    def _import_modules(self) -> None:
+        for module in self.imports:
+            import_object(module)
+
     def _make_registered(self, kwargs: dict[str, Any]) -> gymnasium.Env:
-        spec = copy.deepcopy(self.spec())
+        spec = self._limited_spec()
         # Both wrappers cost time in every step; the collector guarantees what they check.
         spec.disable_env_checker, spec.order_enforce = True, False
+        return self._made(lambda: gymnasium.make(spec, **kwargs), kwargs)
+
+    def _limited_spec(self) -> EnvSpec:
+        spec = copy.deepcopy(self.spec())
         if self.max_episode_steps:
             spec.max_episode_steps = self.max_episode_steps
+        return spec
+
+    def _made(self, make: Callable[[], Made], kwargs: dict[str, Any] | None = None) -> Made:
         try:
-            return gymnasium.make(spec, **kwargs)
+            return make()
         except (gymnasium.error.Error, TypeError, ImportError) as error:
-            reason = str(error).splitlines()[0]
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            received = self.kwargs if kwargs is None else kwargs
             raise ConfigError(
-                f"environment {self.id!r} could not be made with {kwargs}: {reason}"
+                f"environment {self.id!r} could not be made with {received}: {reason}"
             ) from error
 
     def _make_from_factory(self, kwargs: dict[str, Any]) -> gymnasium.Env:
@@ -254,7 +283,25 @@ class _Missing:
         )
 
 
+@cache  # says it once
+def _todays_id(identifier: str) -> str:
+    renamed = RENAMED_IDS.get(identifier, identifier)
+    if renamed != identifier:
+        logger.warning("%s is called %s in today's Gymnasium; using that", identifier, renamed)
+    return renamed
+
+
 def _wrap(env: gymnasium.Env, wrapper: Any) -> gymnasium.Env:
-    if isinstance(wrapper, Mapping):
-        return import_object(wrapper["class_path"])(env, **wrapper.get("init_args", {}))
-    return (import_object(wrapper) if isinstance(wrapper, str) else wrapper)(env)
+    path, init_args = wrapper, {}
+    if isinstance(wrapper, Mapping) and wrapper.keys() <= {"class_path", "init_args"}:
+        path, init_args = wrapper.get("class_path"), wrapper.get("init_args", {})
+    make = import_object(path) if isinstance(path, str) else path
+    if not callable(make):
+        raise ConfigError(
+            "expected a wrapper as module.Class or {class_path: module.Class, init_args: {...}}, "
+            f"received {wrapper!r}"
+        )
+    try:
+        return make(env, **init_args)
+    except TypeError as error:
+        raise ConfigError(f"wrapper {path} could not be laid over {env}: {error}") from error

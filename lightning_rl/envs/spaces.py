@@ -15,6 +15,7 @@ ActionMode = Literal["clip", "rescale"]
 LEAF_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 SUPPORTED_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 SUPPORTED_ACTIONS = "Box, Discrete, MultiDiscrete, MultiBinary"
+_Path = tuple[Any, ...]  # keys of Dicts and indices of Tuples, outermost first
 
 
 def flatten_space(space: spaces.Space) -> spaces.Space:
@@ -25,49 +26,54 @@ def flatten_space(space: spaces.Space) -> spaces.Space:
     Raises:
         ConfigError: For a space that is not supported; the message names the supported ones.
     """
-    leaves = dict(_leaves(space, ""))
-    return leaves[""] if "" in leaves else spaces.Dict(leaves)
-
-
-def _leaves(space: spaces.Space, prefix: str) -> list[tuple[str, spaces.Space]]:
     if isinstance(space, LEAF_SPACES):
-        return [(prefix, space)]
+        return space
+    leaves = _leaves(space, ())
+    flat = {_flat_key(path): leaf for path, leaf in leaves}
+    if len(flat) < len(leaves):
+        raise ConfigError(f"expected keys that stay distinct when joined by dots, received {space}")
+    return spaces.Dict(flat)
+
+
+def _leaves(space: spaces.Space, path: _Path) -> list[tuple[_Path, spaces.Space]]:
+    if isinstance(space, LEAF_SPACES):
+        return [(path, space)]
     children = _children(space)
     if not children:
         raise ConfigError(
             f"expected an observation space among {SUPPORTED_OBSERVATIONS}, "
-            f"received {space} at {prefix or 'the top'!r}"
+            f"received {space} at {_flat_key(path) or 'the top'!r}"
         )
-    return [
-        leaf
-        for key, child in children
-        for leaf in _leaves(child, f"{prefix}.{key}" if prefix else key)
-    ]
+    return [leaf for key, child in children for leaf in _leaves(child, (*path, key))]
 
 
-def _children(space: spaces.Space) -> list[tuple[str, spaces.Space]]:
+def _children(space: spaces.Space) -> list[tuple[Any, spaces.Space]]:
     if isinstance(space, spaces.Dict):
         return list(space.spaces.items())
     if isinstance(space, spaces.Tuple):
-        return [(str(index), child) for index, child in enumerate(space.spaces)]
+        return list(enumerate(space.spaces))
     return []
+
+
+def _flat_key(path: _Path) -> str:
+    return ".".join(map(str, path))
 
 
 def observation_flattener(space: spaces.Space) -> Callable[[Any], Any]:
     """Return what turns an observation (or batch) of `space` into an array or a flat dictionary."""
     if isinstance(space, LEAF_SPACES):
         return lambda observation: observation
-    paths = [key for key, _ in _leaves(space, "")]
+    paths = [(_flat_key(path), path) for path, _ in _leaves(space, ())]
 
     def flatten(observation: Any) -> dict[str, Any]:
-        return {path: _descend(observation, path.split(".")) for path in paths}
+        return {name: _descend(observation, path) for name, path in paths}
 
     return flatten
 
 
-def _descend(observation: Any, path: list[str]) -> Any:
+def _descend(observation: Any, path: _Path) -> Any:
     for key in path:
-        observation = observation[int(key)] if isinstance(observation, tuple) else observation[key]
+        observation = observation[key]
     return observation
 
 

@@ -1,97 +1,25 @@
-"""Vector environments behind one contract; the only place that knows about autoreset.
+"""Vector environments: the rows in this process, or each in its own.
 
-Contract: `step` never resets. The observation of an ended row is the true final one until `reset`
-is called for exactly these rows. So there are no no-op transitions, and each episode gets the seed
-that its caller chooses.
+What all share, and what callers may rely on, is in `contract`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 
 from lightning_rl.envs.config import EnvConfig
+from lightning_rl.envs.contract import VectorEnv, environment_failed, rows_of_info
+from lightning_rl.envs.native import NativeRows
 from lightning_rl.envs.snapshot import SnapshotWrapper, replay_env, restore_env, snapshot_env
-from lightning_rl.envs.spaces import action_adapter, allocate, flatten_space, observation_flattener
-from lightning_rl.errors import ConfigError, TrainingFailed
-from lightning_rl.types import Array, Info, Observation, SnapshotLevel
-
-
-class VectorEnv(ABC):
-    """`num_envs` environments stepped together.
-
-    Attributes:
-        num_envs: Number of rows, N.
-        observation_space: Flat space of one row (see `spaces.flatten_space`).
-        action_space: Space of one row's action.
-        observation: `(N, *obs_shape)`, rewritten in place by `step` and `reset`.
-        reward: `(N,)` float64, rewritten in place by `step`.
-        terminated: `(N,)` bool, likewise.
-        truncated: `(N,)` bool, likewise.
-    """
-
-    def __init__(
-        self, config: EnvConfig, num_envs: int, observation_space: Any, action_space: Any
-    ) -> None:
-        self.config = config
-        self.num_envs = num_envs
-        self.observation_space = flatten_space(observation_space)
-        self.action_space = action_space
-        self.to_env_action = action_adapter(action_space, config.action)
-        self.observation: Observation = allocate(self.observation_space, num_envs)
-        self.reward: Array = np.zeros(num_envs)
-        self.terminated: Array = np.zeros(num_envs, dtype=bool)
-        self.truncated: Array = np.zeros(num_envs, dtype=bool)
-        self._flatten = observation_flattener(observation_space)
-
-    @abstractmethod
-    def step(self, action: Array) -> Sequence[Info]:
-        """Step every row with the policy's actions `(N, ...)`; return the rows' infos.
-
-        Raises:
-            TrainingFailed: When an environment raises or returns something malformed; names it.
-        """
-
-    @abstractmethod
-    def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:
-        """Reset these rows with these seeds and rewrite their observations."""
-
-    @abstractmethod
-    def snapshot(self, row: int, level: SnapshotLevel) -> dict[str, Any]:
-        """Return the state of one row, for a level above `boundary`."""
-
-    @abstractmethod
-    def restore(self, row: int, state: dict[str, Any]) -> None:
-        """Put one row back into a state from `snapshot`."""
-
-    @abstractmethod
-    def replay(self, row: int, seed: int, actions: Sequence[Array]) -> None:
-        """Reset one row and repeat the policy's `actions`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release all rows."""
-
-    def __enter__(self) -> VectorEnv:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def write_row(self, row: int, observation: Any) -> None:
-        """Copy one row's observation, as the environment returned it, into `self.observation`."""
-        observation = self._flatten(observation)
-        if isinstance(self.observation, dict):
-            for key, storage in self.observation.items():
-                storage[row] = observation[key]
-        else:
-            self.observation[row] = observation
+from lightning_rl.envs.state_walk import UnsupportedState
+from lightning_rl.types import Array, Info, SnapshotLevel
 
 
 def make_vector_env(
@@ -108,7 +36,7 @@ def make_vector_env(
     if config.vectorization == "async" and num_envs > 1:
         return AsyncRows(config, num_envs, evaluation)
     if config.vectorization == "vector" and not evaluation:
-        raise ConfigError("vectorization: vector is not available yet; use sync or async")
+        return NativeRows(config, num_envs)
     return SyncRows(config, num_envs, evaluation)
 
 
@@ -132,14 +60,15 @@ class SyncRows(VectorEnv):
         if env_action.ndim == 1:
             # Python integers: what `Discrete` environments index tables with.
             env_action = env_action.tolist()
-        observation, reward = self.observation, self.reward
-        terminated, truncated = self.terminated, self.truncated
+        observation: Any = self.observation
+        reward, terminated, truncated = self.reward, self.terminated, self.truncated
         single_array = self._single_array
         infos: list[Info] = []
+        ended: list[int] = []
         row = 0
         try:
             for row, step in self._steps:
-                next_observation, reward[row], terminated[row], truncated[row], info = step(
+                next_observation, reward[row], is_terminated, is_truncated, info = step(
                     env_action[row]
                 )
                 if single_array:
@@ -147,8 +76,12 @@ class SyncRows(VectorEnv):
                 else:
                     self.write_row(row, next_observation)
                 infos.append(info)
+                terminated[row], truncated[row] = is_terminated, is_truncated
+                if is_terminated or is_truncated:
+                    ended.append(row)
         except Exception as error:
-            raise _environment_failed(self.config, row, "step", error) from error
+            raise environment_failed(self.config, row, "step", error) from error
+        self.ended = ended
         return infos
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:  # noqa: D102
@@ -158,7 +91,7 @@ class SyncRows(VectorEnv):
                 observation, _ = self.envs[row].reset(seed=seed)
                 self.write_row(row, observation)
         except Exception as error:
-            raise _environment_failed(self.config, row, "reset", error) from error
+            raise environment_failed(self.config, row, "reset", error) from error
 
     def snapshot(self, row: int, level: SnapshotLevel) -> dict[str, Any]:  # noqa: D102
         return snapshot_env(self.envs[row], level)
@@ -181,8 +114,9 @@ class AsyncRows(VectorEnv):
     """Rows in one worker process each, by Gymnasium's `AsyncVectorEnv` without its own resets."""
 
     def __init__(self, config: EnvConfig, num_envs: int, evaluation: bool = False) -> None:
-        make: Callable[[], gymnasium.Env] = partial(_make_snapshotable, config, evaluation)
+        make: Callable[[], gymnasium.Env] = partial(_make_worker_row, config, evaluation)
         self.envs = AsyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
+        self._is_broken = False
         single = self.envs.single_observation_space
         super().__init__(config, num_envs, single, self.envs.single_action_space)
 
@@ -192,9 +126,11 @@ class AsyncRows(VectorEnv):
                 self.to_env_action(action)
             )
         except Exception as error:
-            raise _environment_failed(self.config, None, "step", error) from error
-        self._write(observation, slice(None))
+            self._is_broken = True
+            raise environment_failed(self.config, None, "step", error) from error
+        self.write_rows(slice(None), observation)
         self.reward[:], self.terminated[:], self.truncated[:] = reward, terminated, truncated
+        self.ended = np.flatnonzero(self.terminated | self.truncated).tolist()
         return rows_of_info(info, self.num_envs)
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> None:  # noqa: D102
@@ -206,11 +142,15 @@ class AsyncRows(VectorEnv):
         try:
             observation, _ = self.envs.reset(seed=row_seeds, options={"reset_mask": mask})
         except Exception as error:
-            raise _environment_failed(self.config, None, "reset", error) from error
-        self._write(observation, mask)
+            self._is_broken = True
+            raise environment_failed(self.config, None, "reset", error) from error
+        self.write_rows(mask, observation)
 
     def snapshot(self, row: int, level: SnapshotLevel) -> dict[str, Any]:  # noqa: D102
-        return self._call(row, "snapshot_state", level)
+        state = self._call(row, "snapshot_state", level)
+        if "unsupported" in state:
+            raise UnsupportedState(state["unsupported"])
+        return state
 
     def restore(self, row: int, state: dict[str, Any]) -> None:  # noqa: D102
         self._call(row, "restore_state", state)
@@ -222,7 +162,9 @@ class AsyncRows(VectorEnv):
         self.write_row(row, self._call(row, "replay_state", seed, env_actions))
 
     def close(self) -> None:  # noqa: D102
-        self.envs.close()
+        if self._is_broken:  # a worker that died cannot be asked
+            self.envs._state = AsyncState.DEFAULT
+        self.envs.close(terminate=self._is_broken)
 
     def _call(self, row: int, name: str, *args: Any) -> Any:
         """Call one method of one worker; the others are not disturbed."""
@@ -233,42 +175,20 @@ class AsyncRows(VectorEnv):
             self.envs._raise_if_errors([index != row for index in range(self.num_envs)])
         return result
 
-    def _write(self, observation: Any, rows: Any) -> None:
-        observation = self._flatten(observation)
-        if isinstance(self.observation, dict):
-            for key, storage in self.observation.items():
-                storage[rows] = observation[key][rows]
-        else:
-            self.observation[rows] = observation[rows]
+
+class _WorkerRow(SnapshotWrapper):
+    """Returns why a state cannot be saved: a worker that raises is shut down."""
+
+    def snapshot_state(self, level: SnapshotLevel = "exact") -> dict[str, Any]:
+        try:
+            return super().snapshot_state(level)
+        except UnsupportedState as error:
+            return {"unsupported": str(error)}
 
 
-def rows_of_info(info: Mapping[str, Any], num_envs: int) -> list[Info]:
-    """Undo Gymnasium's batching of infos: keys to arrays with masks become one dictionary a row."""
-    rows: list[dict[str, Any]] = [{} for _ in range(num_envs)]
-    for key, values in info.items():
-        if key.startswith("_"):
-            continue
-        present = info.get(f"_{key}", np.ones(num_envs, dtype=bool))
-        if isinstance(values, Mapping):
-            values = rows_of_info(values, num_envs)
-        for row in np.flatnonzero(present):
-            rows[row][key] = values[row]
-    return list(rows)
-
-
-def _make_snapshotable(config: EnvConfig, evaluation: bool) -> gymnasium.Env:
-    return SnapshotWrapper(config.make(evaluation))
+def _make_worker_row(config: EnvConfig, evaluation: bool) -> gymnasium.Env:
+    return _WorkerRow(config.make(evaluation))
 
 
 def _row_action(batch: Array) -> Any:
     return batch[0].item() if batch.ndim == 1 else batch[0]
-
-
-def _environment_failed(
-    config: EnvConfig, row: int | None, call: str, error: Exception
-) -> TrainingFailed:
-    where = "" if row is None else f" (row {row})"
-    reason = " ".join(str(error).split())
-    return TrainingFailed(
-        f"environment {config.name}{where} failed in {call}: {type(error).__name__}: {reason}"
-    )

@@ -20,7 +20,11 @@ from lightning_rl.experience.random_streams import (
 )
 from lightning_rl.experience.source import ExperienceSource
 from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
-from lightning_rl.storage.loop_progress import rewind_unit, rewind_validation
+from lightning_rl.storage.loop_progress import (
+    rewind_unit,
+    rewind_validation,
+    settle_validation,
+)
 from lightning_rl.storage.segments import SegmentStore
 from lightning_rl.trust import import_object
 
@@ -85,6 +89,7 @@ class AgentState:
     def begin(self) -> None:
         """Start the first episodes, or restore everything that the checkpoint holds."""
         agent, source = self._agent, self._agent.source
+        self.interrupts_validation = False
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._restore(pending)
@@ -114,6 +119,9 @@ class AgentState:
         """Add the run's state to Lightning's checkpoint, in place."""
         agent = self._agent
         source = agent.source or self._last_source
+        source_state = self._source_state()
+        if source is not None:
+            agent.snapshot_level = source.collector.level  # a failed snapshot lowers it
         checkpoint["hyper_parameters"] = agent.hyperparameters
         checkpoint[ENTRY] = {
             "format": FORMAT,
@@ -125,7 +133,7 @@ class AgentState:
             "streams": agent.streams.state_dict(),
             "global_random": global_random_state(),
             "statistics": agent.statistics.state_dict(),
-            "source": self._source_state(),
+            "source": source_state,
             "loggers": _logger_states(agent),
         }
         checkpoint["volatile"] = {
@@ -138,10 +146,16 @@ class AgentState:
         if self.replay is not None:
             # Written by the CheckpointIO, which knows the folder.
             checkpoint["write_segments"] = self.replay.write_segments
-        if "loops" in checkpoint and self.interrupts_validation:
-            rewind_validation(checkpoint["loops"])
-        elif "loops" in checkpoint and (source and source.has_unfinished_unit):
-            rewind_unit(checkpoint["loops"])
+        if "loops" in checkpoint:
+            self._tidy_progress(checkpoint["loops"], source)
+
+    def _tidy_progress(self, loops: dict[str, Any], source: ExperienceSource | None) -> None:
+        if self.interrupts_validation:
+            rewind_validation(loops)
+            return
+        settle_validation(loops)
+        if source and source.has_unfinished_unit:
+            rewind_unit(loops)
 
     def _source_state(self) -> dict[str, Any] | None:
         source = self._agent.source

@@ -11,15 +11,16 @@ import torch
 
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.seeding import SeedStream, episode_seed
+from lightning_rl.envs.state_walk import UnsupportedState
 from lightning_rl.envs.vector import VectorEnv
-from lightning_rl.errors import CheckpointError, TrainingFailed
+from lightning_rl.errors import CheckpointError, ConfigError, TrainingFailed
 from lightning_rl.functional.trees import map_tree, tree_items
 from lightning_rl.types import Array, Episode, Info, SnapshotLevel, TensorObservation
 
 logger = logging.getLogger(__name__)
 
 Act = Callable[[TensorObservation, int], Array]
-"""From observations `(N, *obs_shape)` and the step's number in its rollout to actions `(N, ...)`."""
+"""From observations `(N, *obs_shape)` and the number of the step to actions `(N, ...)`."""
 
 
 def _no_poll() -> None:
@@ -55,6 +56,9 @@ class Collector:
         stream: SeedStream = "train",
         on_episode: Callable[[Episode], None] | None = None,
     ) -> None:
+        if env.skips_steps and world_size > 1:
+            # Ranks would count different numbers of env steps, and not end together.
+            raise ConfigError("vectorization: vector works in one process; use sync or async")
         self.env = env
         self.level = level
         self._seed, self._stream = seed, stream
@@ -105,11 +109,15 @@ class Collector:
             if any(infos):
                 self._read_infos(infos)
             self._returns += env.reward
-            self._lengths += 1
-            self.env_steps += env.num_envs
-            ended = env.terminated | env.truncated
-            if ended.any():
-                self._end_episodes(np.flatnonzero(ended).tolist(), rollout, step)
+            if env.skips_steps:
+                rollout.write_valid(step, env.valid)
+                self._lengths += env.valid
+                self.env_steps += int(env.valid.sum())
+            else:
+                self._lengths += 1
+                self.env_steps += env.num_envs
+            if env.ended:
+                self._end_episodes(env.ended, rollout, step)
             rollout.cursor = step + 1
         rollout.write_observation(rollout.num_steps, env.observation)
         self._check_finite(rollout)
@@ -178,18 +186,19 @@ class Collector:
                     self._log_sums[key] = self._log_sums.get(key, 0.0) + float(value)
                     self._log_counts[key] = self._log_counts.get(key, 0) + 1
 
+    @np.errstate(invalid="ignore")  # of infinities of both signs in one sum
     def _check_finite(self, rollout: Rollout) -> None:
         """Stop before anything that is not finite reaches a buffer, a normaliser or an update."""
         # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on
         # float32 values), and costs a fraction of `isfinite(x).all()`.
         if not np.isfinite(rollout.reward.sum(dtype=np.float64)):
             step, row = np.argwhere(~np.isfinite(rollout.reward))[0]
-            raise self._not_finite("reward", step, row, rollout)
+            raise self._not_finite("a reward", step, row, rollout)
         for key, leaf in tree_items(rollout.observation):
             if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
                 step, row, *_ = np.argwhere(~np.isfinite(leaf))[0]
                 raise self._not_finite(
-                    f"observation{f'[{key!r}]' if key else ''}", step, row, rollout
+                    f"an observation{f'[{key!r}]' if key else ''}", step, row, rollout
                 )
         for (step, row), observation in zip(
             rollout.final_index, rollout.final_observation, strict=True
@@ -197,20 +206,20 @@ class Collector:
             for key, leaf in tree_items(observation):
                 if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
                     raise self._not_finite(
-                        f"final observation{f'[{key!r}]' if key else ''}", step, row, rollout
+                        f"a final observation{f'[{key!r}]' if key else ''}", step, row, rollout
                     )
 
     def _not_finite(self, what: str, step: int, row: int, rollout: Rollout) -> TrainingFailed:
         at = self.env_steps - (rollout.num_steps - int(step)) * self.env.num_envs
         return TrainingFailed(
-            f"environment {self.env.config.name} (row {row}) returned a {what} that is not finite "
+            f"environment {self.env.config.name} (row {row}) returned {what} that is not finite "
             f"near env step {at}; training stopped before it was learned from, and the last saved "
             "checkpoint is still good"
         )
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters, open episodes and, as the level allows, the environments' states."""
-        rows = range(self.env.num_envs)
+        env_states = self._snapshots()  # first: it may lower the level
         return {
             "env_steps": self.env_steps,
             "episodes": self.episodes,
@@ -226,13 +235,26 @@ class Collector:
             "observation": map_tree(
                 lambda leaf: torch.from_numpy(leaf.copy()), self.env.observation
             ),
-            "envs": [self.env.snapshot(row, "exact") for row in rows]
-            if self.level == "exact"
-            else [],
+            "envs": env_states,
             "actions": [_stack(actions) for actions in self._actions]
             if self.level == "replay"
             else [],
         }
+
+    def _snapshots(self) -> list[dict[str, Any]]:
+        if self.level != "exact":
+            return []
+        try:
+            return [self.env.snapshot(row, "exact") for row in range(self.env.num_envs)]
+        except UnsupportedState as error:
+            logger.warning(
+                "%s can no longer be saved mid-episode (%s): from now on a resumed run drops its "
+                "open episodes and goes on correctly but not identically",
+                self.env.config.name,
+                error,
+            )
+            self.level = "boundary"
+            return []
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken; at level `boundary` open episodes are dropped.

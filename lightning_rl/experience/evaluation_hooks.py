@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch.utils.data import DataLoader
 
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.seeding import SeedStream
-from lightning_rl.envs.spaces import action_adapter, observation_flattener
+from lightning_rl.envs.spaces import action_adapter, storage_dtype
+from lightning_rl.errors import ConfigError
 from lightning_rl.experience.evaluation import EpisodeMetric, EvaluationSource
 from lightning_rl.experience.source import sized_loader
-from lightning_rl.functional.trees import map_tree
+from lightning_rl.functional.trees import map_tree, tree_items
 from lightning_rl.types import Array, Episode, Statistics, TensorObservation
 
 EVAL_EPISODES = 20
@@ -38,6 +41,7 @@ class EvaluationHooks(pl.LightningModule):
     """
 
     env_config: EnvConfig
+    observation_space: spaces.Space
     action_space: Any
     seed: int
 
@@ -50,7 +54,7 @@ class EvaluationHooks(pl.LightningModule):
 
     @abstractmethod
     def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:
-        """Return the policy's actions `(N, ...)` for observations `(N, *obs_shape)`."""
+        """Return the actions `(N, ...)` of observations `(N, *obs_shape)` on the agent's device."""
 
     @abstractmethod
     def poll(self) -> None:
@@ -67,21 +71,28 @@ class EvaluationHooks(pl.LightningModule):
             observation: One observation as the environment returns it, or a batch of them with one
                 leading dimension.
             deterministic: The most probable action instead of a sampled one.
+
+        Raises:
+            ConfigError: When the observation's shape is not that of the observation space.
         """
-        space = self.env_config.raw_observation_space()
-        single = space.contains(observation) or np.shape(observation) == space.shape
-        batch = _to_tensors(observation_flattener(space)(observation))
-        if single:
-            batch = map_tree(lambda leaf: leaf.unsqueeze(0), batch)
+        batch, single = _to_batch(self.observation_space, observation)
         to_env = action_adapter(self.action_space, self.env_config.action)
-        action = to_env(self.act(batch, deterministic))
+        action = to_env(self.act_from_cpu(batch, deterministic))
         return action[0] if single else action
+
+    def to_device(self, tree: Any) -> Any:
+        """Return a tensor, or a flat dictionary of them, on the agent's device."""
+        return map_tree(lambda leaf: leaf.to(self.device), tree)
+
+    def act_from_cpu(self, observation: TensorObservation, deterministic: bool = True) -> Array:
+        """Return `act` of observations that the environments have just returned."""
+        return self.act(self.to_device(observation), deterministic)
 
     def evaluation_source(self, stream: SeedStream, num_episodes: int) -> EvaluationSource:
         """Return the source of `num_episodes` finished episodes with seeds from `stream`."""
         return EvaluationSource(
             self.env_config,
-            self.act,
+            self.act_from_cpu,
             num_episodes,
             self.seed,
             stream=stream,
@@ -156,5 +167,44 @@ class EvaluationHooks(pl.LightningModule):
             source.close()
 
 
-def _to_tensors(observation: Any) -> TensorObservation:
-    return map_tree(lambda leaf: torch.as_tensor(np.asarray(leaf)), observation)
+def _to_batch(space: spaces.Space, observation: Any) -> tuple[TensorObservation, bool]:
+    """Return an observation of a flat space as `(N, *obs_shape)`, and whether it was a single one.
+
+    The dtypes are those of training, whatever a caller's list or array has.
+    """
+    leaf_spaces: Any = space
+    if isinstance(space, spaces.Dict):
+        leaf_spaces, observation = dict(space.spaces), _flat_entries(space, observation)
+    arrays = map_tree(
+        lambda leaf, value: np.asarray(value, dtype=storage_dtype(leaf)), leaf_spaces, observation
+    )
+    extra = set()
+    for (key, array), (_, leaf) in zip(tree_items(arrays), tree_items(leaf_spaces), strict=True):
+        extra.add(array.ndim - len(leaf.shape))
+        if array.shape[array.ndim - len(leaf.shape) :] != leaf.shape or not extra <= {0, 1}:
+            raise ConfigError(
+                f"expected an observation{f' {key!r}' if key else ''} of shape {leaf.shape}, or a "
+                f"batch of them, received {array.shape}"
+            )
+    single = extra == {0}
+    add = (lambda array: torch.from_numpy(array[None])) if single else torch.from_numpy
+    return map_tree(add, arrays), single
+
+
+def _flat_entries(space: spaces.Dict, observation: Any, name: str = "") -> dict[str, Any]:
+    """Return a nested observation as the flat space's entries, guided by their names alone.
+
+    The environment's own space is not needed, which a policy from a checkpoint does not have.
+    """
+    if name in space.spaces:
+        return {name: observation}
+    if not isinstance(observation, Mapping | tuple | list):
+        raise ConfigError(
+            f"expected an observation with the entries {list(space.spaces)}, received "
+            f"{type(observation).__name__}{f' as {name!r}' if name else ''}"
+        )
+    nested = observation.items() if isinstance(observation, Mapping) else enumerate(observation)
+    entries: dict[str, Any] = {}
+    for key, child in nested:
+        entries |= _flat_entries(space, child, f"{name}.{key}" if name else str(key))
+    return entries

@@ -53,6 +53,7 @@ class OffPolicySource(ExperienceSource):
         self.rounds_per_unit = size // (steps * env.num_envs)
         self.rollout = Rollout(steps, env.num_envs, env.observation_space, env.action_space)
         self._rounds_done = 0
+        self._transitions = 0
         self._gradient_steps_left = 0
         self._unfinished = False
         self._reward_sum = 0.0
@@ -64,7 +65,8 @@ class OffPolicySource(ExperienceSource):
     def next_unit(self) -> Iterator[Transitions]:  # noqa: D102
         if not self._unfinished:
             self.learner.announce_unit()
-            self._rounds_done, self._gradient_steps_left, self._reward_sum = 0, 0, 0.0
+            self._rounds_done, self._gradient_steps_left = 0, 0
+            self._transitions, self._reward_sum = 0, 0.0
             self._unfinished = True
             self.learner.emit("on_iteration_start")
             self.learner.emit("on_rollout_start")
@@ -72,14 +74,11 @@ class OffPolicySource(ExperienceSource):
 
     def recent_transitions(self) -> Transitions:
         """Return what the present unit has collected, as far as the buffer still holds it."""
-        return self.replay.recent(
-            self._rounds_done * self.rollout.num_steps * self.rollout.num_envs
-        )
+        return self.replay.recent(self._transitions)
 
     def finish_unit(self) -> Statistics:  # noqa: D102
         self._unfinished = False
-        transitions = max(1, self._rounds_done * self.rollout.num_steps * self.rollout.num_envs)
-        statistics = {"rollout/mean_reward": self._reward_sum / transitions}
+        statistics = {"rollout/mean_reward": self._reward_sum / max(1, self._transitions)}
         log = self.collector.take_log()
         if log:
             self.learner.emit("on_env_log", log)
@@ -107,6 +106,7 @@ class OffPolicySource(ExperienceSource):
         with torch.inference_mode(), self.learner.precision_context():
             self.rollout.clear()
             self.collector.collect(self.rollout, self.learner.begin_rollout(self.rollout.num_steps))
+        self._transitions += self.rollout.num_transitions
         self._reward_sum += float(self.rollout.reward.sum())
         self.replay.add(self.rollout)
         self.learner.count_collecting(time.perf_counter() - started)
@@ -117,6 +117,7 @@ class OffPolicySource(ExperienceSource):
             "replay": self.replay.state_dict(),
             "unfinished": self._unfinished,
             "rounds_done": self._rounds_done if self._unfinished else 0,
+            "transitions": self._transitions if self._unfinished else 0,
             "gradient_steps_left": self._gradient_steps_left if self._unfinished else 0,
             "reward_sum": self._reward_sum if self._unfinished else 0.0,
         }
@@ -125,6 +126,7 @@ class OffPolicySource(ExperienceSource):
         super().load_state_dict(state)
         self._unfinished = state["unfinished"]
         self._rounds_done = state["rounds_done"]
+        self._transitions = state["transitions"]
         self._gradient_steps_left = state["gradient_steps_left"]
         self._reward_sum = state["reward_sum"]
 

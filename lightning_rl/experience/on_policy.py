@@ -49,7 +49,7 @@ class Minibatches:
         poll: Callable[[], None],
     ) -> None:
         self.experience = experience
-        self.num_rows = len(first_leaf(first_leaf(experience)))  # type: ignore[arg-type]
+        self.num_rows = len(_any_leaf(experience))
         self.num_epochs, self.minibatch_size = num_epochs, minibatch_size
         self._generator, self._poll = generator, poll
         self._epoch, self._position = 0, 0
@@ -167,7 +167,7 @@ class OnPolicySource(ExperienceSource):
         )
 
     def _rollout_statistics(self) -> Statistics:
-        statistics = {"rollout/mean_reward": float(self.rollout.reward.mean())}
+        statistics = {"rollout/mean_reward": self.rollout.mean_reward()}
         log = self.collector.take_log()
         if log:
             self.learner.emit("on_env_log", log)
@@ -194,15 +194,21 @@ class OnPolicySource(ExperienceSource):
             return
         if state["collector"]["level"] == "boundary":
             # The open episodes are gone, and with them this rollout: collect it anew.
-            self.collector.env_steps -= state["rollout"]["cursor"] * self.collector.env.num_envs
+            self.rollout.load_state_dict(state["rollout"])
+            self.collector.env_steps -= self.rollout.num_transitions
+            self.rollout.clear()
             self.learner.streams.load_state_dict(state["random_at_start"])
             return
         self.rollout.load_state_dict(state["rollout"])
         self._is_collecting, self._random_at_start = True, state["random_at_start"]
 
 
+def _any_leaf(experience: Experience) -> Tensor:
+    return first_leaf(next(iter(experience.values())))
+
+
 def _take(experience: Experience, rows: Tensor) -> Experience:
-    rows = rows.to(first_leaf(first_leaf(experience)).device)  # type: ignore[union-attr]
+    rows = rows.to(_any_leaf(experience).device)
     return {name: map_tree(lambda leaf: leaf[rows], column) for name, column in experience.items()}
 
 

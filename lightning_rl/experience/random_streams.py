@@ -64,7 +64,7 @@ def global_random_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     state: dict[str, Any] = {
-        "python": [version, list(internal), gauss],
+        "python": [version, torch.tensor(internal), gauss],
         "numpy": [
             name,
             torch.from_numpy(np.asarray(keys).astype(np.int64)),
@@ -82,7 +82,7 @@ def global_random_state() -> dict[str, Any]:
 def restore_global_random_state(state: dict[str, Any]) -> None:
     """Put the global streams back; the counterpart of `global_random_state`."""
     version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
+    random.setstate((version, tuple(internal.tolist()), gauss))
     name, keys, *rest = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state["torch"])

@@ -75,6 +75,9 @@ class ExperienceSource(IterableDataset, ABC):
     def __len__(self) -> int:
         return self.learner.budget.units(self.unit_env_steps, self.env_steps_at_epoch_start)
 
+    def __bool__(self) -> bool:
+        return True  # also when nothing is left of the budget
+
     def __iter__(self) -> Iterator[Any]:
         while self.has_unfinished_unit or not self._budget_is_spent():
             yield self.next_unit()

@@ -1,4 +1,4 @@
-"""Whether an update function is compiled, decided from the configuration alone, and the fall-back to eager."""
+"""Whether an update is compiled, decided by the configuration alone, and the fall-back to eager."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ AUTO_GRADIENT_STEPS = 40_000
 
 
 def resolve_compile(choice: CompileChoice, gradient_steps: int | None) -> bool:
-    """Return whether to compile: `choice` itself, or for `auto` whether the budget holds enough gradient steps.
+    """Return whether to compile: `choice`, or for `auto` whether enough gradient steps will follow.
 
-    Never decided from a measured time or a warm cache: compiled and eager functions round differently, so the same
-    configuration must take the same path.
+    Never decided from a measured time or a warm cache: compiled and eager functions round
+    differently, so the same configuration must take the same path.
 
     Args:
         choice: `auto`, true or false.
-        gradient_steps: Gradient steps in the budget; None when unknown (a budget in episodes) means eager.
+        gradient_steps: Gradient steps in the budget; None when unknown (a budget in episodes),
+            which means eager.
     """
     wanted = choice if isinstance(choice, bool) else (gradient_steps or 0) >= AUTO_GRADIENT_STEPS
     if wanted and not _has_compiler():

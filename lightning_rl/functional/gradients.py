@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 
 from lightning_rl.functional.compilation import compile_function
-from lightning_rl.functional.parameters import FlatParameters
+from lightning_rl.functional.parameters import FlatParameters, clip_by_global_norm
 
 Loss = Callable[..., tuple[Tensor, Tensor]]
 """`loss(network, *frozen, *inputs) -> (scalar, statistics)`; calls networks like modules."""
 
 Tensors = dict[str, Tensor]
 GradientFunction = Callable[..., tuple[Tensor, Tensor]]
-"""`gradient(*inputs) -> (flat gradient (P,), statistics)`."""
+"""`gradient(*inputs) -> (flat gradient (P,), statistics and the gradient's norm)`."""
 
 
 def gradient_function(
@@ -26,11 +26,12 @@ def gradient_function(
     parameters: FlatParameters,
     compiled: bool,
     frozen: Sequence[nn.Module] = (),
+    max_norm: float | None = None,
 ) -> GradientFunction:
     """Return the function from the loss's inputs to its gradient with respect to `network`.
 
-    Compiled, forward pass, loss, backward pass and flattening are one program, which `torch.func`
-    makes of a pure function of all tensors. Uncompiled, `torch.func` would cost as much as the
+    Compiled, forward pass, loss, backward pass, flattening and clipping are one program, which
+    `torch.func` makes of a pure function of all tensors. Uncompiled, `torch.func` would cost as much as the
     update itself, so autograd does the same with the modules as they are.
 
     Args:
@@ -40,14 +41,25 @@ def gradient_function(
         parameters: Flat view of the trainable parameters.
         compiled: Whether to compile.
         frozen: Networks that the loss calls and that get no gradient, such as a target network.
+        max_norm: Clip the gradient to this norm; None for no clipping. The norm before clipping is
+            appended to the statistics in any case.
     """
     if not compiled:
-        return _eager(loss, network, parameters, frozen)
-    return _compiled(loss, network, parameters, frozen)
+        return _eager(loss, network, parameters, frozen, max_norm)
+    return _compiled(loss, network, parameters, frozen, max_norm)
+
+
+def _clip(gradient: Tensor, statistics: Tensor, max_norm: float | None) -> tuple[Tensor, Tensor]:
+    clipped, norm = clip_by_global_norm(gradient, float("inf") if max_norm is None else max_norm)
+    return gradient if max_norm is None else clipped, torch.cat((statistics, norm.view(1)))
 
 
 def _eager(
-    loss: Loss, network: nn.Module, parameters: FlatParameters, frozen: Sequence[nn.Module]
+    loss: Loss,
+    network: nn.Module,
+    parameters: FlatParameters,
+    frozen: Sequence[nn.Module],
+    max_norm: float | None,
 ) -> GradientFunction:
     named = parameters.named
 
@@ -55,13 +67,18 @@ def _eager(
         with torch.enable_grad():
             value, statistics = loss(network, *frozen, *inputs)
         gradients = torch.autograd.grad(value, list(named.values()))
-        return parameters.flatten_gradients(dict(zip(named, gradients, strict=True))), statistics
+        flat = parameters.flatten_gradients(dict(zip(named, gradients, strict=True)))
+        return _clip(flat, statistics, max_norm)
 
     return gradient
 
 
 def _compiled(
-    loss: Loss, network: nn.Module, parameters: FlatParameters, frozen: Sequence[nn.Module]
+    loss: Loss,
+    network: nn.Module,
+    parameters: FlatParameters,
+    frozen: Sequence[nn.Module],
+    max_norm: float | None,
 ) -> GradientFunction:
     # Detached views of the same memory: autograd records nothing around the inner gradient.
     detached = {name: parameter.detach() for name, parameter in parameters.named.items()}
@@ -77,7 +94,7 @@ def _compiled(
 
     def whole(*arguments: Any) -> tuple[Tensor, Tensor]:
         gradients, (_, statistics) = differentiate(*arguments)
-        return parameters.flatten_gradients(gradients), statistics
+        return _clip(parameters.flatten_gradients(gradients), statistics, max_norm)
 
     # Recurrent cells cannot be traced whole; a graph break costs less than not compiling.
     recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())

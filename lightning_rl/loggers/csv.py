@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from lightning_rl.storage.sealed import atomic_write_bytes
+from lightning_rl.types import VOLATILE_TAGS
 
 log = logging.getLogger(__name__)
 
@@ -102,13 +103,18 @@ class CSVMetrics(Logger):
         self.save()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how much of the file belongs to this moment."""
-        return {"rows": self._rows, "columns": list(self._columns)}
+        """Return how much of the file belongs to this moment.
+
+        When a time is first measured depends on when the run was stopped, so columns of measured
+        times are not part of it.
+        """
+        return {"rows": self._rows, "columns": [c for c in self._columns if not _is_volatile(c)]}
 
     @rank_zero_only
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Cut the existing file back to the rows and columns of a `state_dict`, and continue it."""
-        self._columns = list(state_dict["columns"])
+        measured = [column for column in _read_columns(self.path) if _is_volatile(column)]
+        self._columns = [*state_dict["columns"], *measured]
         self._waiting.clear()
         kept = _read_rows(self.path)[: state_dict["rows"]]
         if len(kept) < state_dict["rows"]:
@@ -208,6 +214,19 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
         return []
     whole = text[: text.rfind("\n") + 1]
     return list(csv.DictReader(io.StringIO(whole), restval=""))
+
+
+def _read_columns(path: Path) -> list[str]:
+    """Return the header of the file, nothing when there is no file."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), [])
+    except FileNotFoundError:
+        return []
+
+
+def _is_volatile(column: str) -> bool:
+    return column.startswith(VOLATILE_TAGS)
 
 
 def _text(value: Any) -> str:

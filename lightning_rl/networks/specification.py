@@ -12,8 +12,8 @@ from lightning_rl.errors import ConfigError
 from lightning_rl.trust import build
 
 NetworkSpec: TypeAlias = dict[str, Any] | str | Callable | None
-"""`{class_path, init_args}`, an import path, from Python a class or factory called with (input size,
-output size) and the arguments; None for the algorithm's default."""
+"""`{class_path, init_args}`, an import path, or from Python a class or factory called with (input
+size, output size); None for the algorithm's default."""
 
 
 def network_factory(spec: NetworkSpec) -> Callable[[int, int], nn.Module] | None:
@@ -30,7 +30,7 @@ def network_factory(spec: NetworkSpec) -> Callable[[int, int], nn.Module] | None
         return partial(build, spec, base=nn.Module)
     if not callable(spec) or isinstance(spec, nn.Module):
         raise ConfigError(
-            f"expected a network class or {{class_path, init_args}}, received {type(spec).__name__}; "
-            "pass the class, since only a class can be stored in a checkpoint"
+            "expected a network class or {class_path, init_args}, received "
+            f"{type(spec).__name__}; pass the class, which is what a checkpoint can store"
         )
     return spec

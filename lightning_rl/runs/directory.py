@@ -265,6 +265,32 @@ class RunDirectory:
             return directory
         raise ConfigError(f"no free version of {path} found; give another --run.name")
 
+    def supersede(self, env_steps: int) -> Path | None:
+        """Set aside what the run did behind `env_steps`, from where it is about to go on anew.
+
+        Later numbered checkpoints are moved, and `metrics.csv`, whose later rows are cut when the
+        logger's state returns, is copied to `superseded/<n>/`.
+
+        Returns:
+            The folder, or None when nothing lay behind `env_steps`.
+        """
+        later = [
+            path for path in self.checkpoints.glob("env_steps=*.ckpt") if _behind(path, env_steps)
+        ]
+        if not later:
+            return None
+        folder = self.path / "superseded"
+        number = 1 + sum(1 for _ in folder.glob("*"))
+        (folder / str(number)).mkdir(parents=True)
+        for path in later:
+            path.rename(folder / str(number) / path.name)
+        for link in self.checkpoints.glob("*.ckpt"):
+            if link.is_symlink() and not link.exists():
+                link.unlink()
+        if self.metrics_csv.exists():
+            shutil.copy2(self.metrics_csv, folder / str(number) / self.metrics_csv.name)
+        return folder / str(number)
+
     def release(self) -> None:
         """Give the lock back; a second call does nothing."""
         if self._lock is not None:
@@ -323,7 +349,14 @@ class RunDirectory:
                 target.unlink(missing_ok=True)
 
 
+def _behind(checkpoint: Path, env_steps: int) -> bool:
+    """Return whether a numbered checkpoint was taken later than at `env_steps`."""
+    number = checkpoint.stem.partition("=")[2]
+    return number.isdigit() and int(number) > env_steps
+
+
 _OUTPUTS = (
+    "superseded",
     "config.yaml",
     "run.json",
     "checkpoints",

@@ -22,14 +22,12 @@ from lightning_rl.runs import provenance
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.plain_json import dumps, loads
 from lightning_rl.runs.upkeep import AtomicFile, LogFile, Ticker, one_line
-from lightning_rl.types import Episode, Statistics
+from lightning_rl.types import VOLATILE_TAGS, Episode, Statistics
 
 log = logging.getLogger(__name__)
 
 SUMMARY_EVERY_S = 10.0
 """Least time between two writings of `metrics.json` before the end, in seconds."""
-NOT_REPEATABLE = ("time/", "system/")
-"""Tags that differ between a stopped and an unstopped run, and so stay out of checkpoints."""
 
 
 class RunRecord(Callback):
@@ -154,7 +152,7 @@ class RunRecord(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` needs; wall clock and attempts stand in `run.json`."""
         final = {
-            tag: value for tag, value in self.final.items() if not tag.startswith(NOT_REPEATABLE)
+            tag: value for tag, value in self.final.items() if not tag.startswith(VOLATILE_TAGS)
         }
         return {"final": final, "evaluations": [dict(row) for row in self.evaluations]}
 

@@ -25,7 +25,7 @@ from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
 from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
-from lightning_rl.storage.segments import newest_good_checkpoint
+from lightning_rl.storage.segments import checkpoint_env_steps, newest_good_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Trainer(pl.Trainer):
             kwargs["ckpt_path"] = self._continue_in_place(model, kwargs["ckpt_path"])
         if self._evaluates_by_env_steps:
             self._schedule_evaluations(model)
-        with self._open_run_directory(model):
+        with self._open_run_directory(model, kwargs.get("ckpt_path")):
             super().fit(model, *args, **kwargs)
 
     def resume_from(self, directory: RunDirectory | Path | None, checkpoint: Path | None) -> None:
@@ -178,7 +178,9 @@ class Trainer(pl.Trainer):
         return str(chosen)
 
     @contextmanager
-    def _open_run_directory(self, agent: Algorithm) -> Iterator[None]:
+    def _open_run_directory(
+        self, agent: Algorithm, checkpoint: str | Path | None
+    ) -> Iterator[None]:
         """Claim the run directory for the time of a fit, with its loggers and its record."""
         if not self._keeps_run:
             yield
@@ -192,18 +194,33 @@ class Trainer(pl.Trainer):
             yield
             return
         # A generated name that is taken (two starts in one second) is not the user's mistake.
-        take_next = self.run_config.new_version or self.run_config.name is None
+        generated = self.run_config.new_version or self.run_config.name is None
+        take_next = generated and resumed is None
         with RunDirectory.claim(path, resumed is not None, take_next) as directory:
             self.run_directory = directory
-            self._install(directory)
+            start = checkpoint_env_steps(Path(checkpoint)) if checkpoint else 0
+            if resumed is not None:
+                directory.supersede(start)
+            self._install(directory, start)
+            for item in self.loggers:
+                item.log_hyperparams(agent.hyperparameters)
             yield
 
-    def _install(self, directory: RunDirectory) -> None:
-        """Give the trainer this directory's loggers and record instead of the last one's."""
+    def _install(self, directory: RunDirectory, start: int) -> None:
+        """Give the trainer this directory's loggers and record instead of the last one's.
+
+        Args:
+            directory: The claimed run directory.
+            start: Env step that training starts from; TensorBoard hides later points of the past.
+        """
         own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
         added: list[Logger] = [CSVMetrics(directory.path)]
         if self._adds_tensorboard:
-            added.append(TensorBoardLogger(str(directory.path), name="", version=""))
+            purge = {"purge_step": start} if start else {}
+            folder = str(directory.path)
+            added.append(
+                TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
+            )
         for item in added:
             item.of_run_directory = True  # type: ignore[attr-defined]
         self.loggers = [*added, *own]

@@ -97,6 +97,22 @@ def test_columns_newer_than_the_checkpoint_are_cut(tmp_path):
     assert resumed.path.read_text() == text
 
 
+def test_columns_of_measured_times_depend_on_nothing(tmp_path):
+    """Two runs may measure a time at different rows: their states agree, and resume keeps the cells."""
+    early, late = CSVMetrics(tmp_path / "early"), CSVMetrics(tmp_path / "late")
+    early.log_metrics({"time/eta_s": 1.5, "a": 1}, step=1)
+    late.log_metrics({"a": 1}, step=1)
+    for logger in (early, late):
+        logger.log_metrics({"a": 2, "time/eta_s": 0.5, "b": 3}, step=2)
+    assert early.state_dict() == late.state_dict()
+    resumed = CSVMetrics(tmp_path / "early")
+    resumed.load_state_dict(late.state_dict())
+    assert read_metrics(resumed.path) == [
+        {"step": 1, "a": 1, "time/eta_s": 1.5},
+        {"step": 2, "a": 2, "b": 3, "time/eta_s": 0.5},
+    ]
+
+
 def test_missing_file_at_resume_starts_with_the_header(tmp_path, caplog):
     logger = CSVMetrics(tmp_path)
     logger.load_state_dict({"rows": 3, "columns": ["step", "episode", "a"]})

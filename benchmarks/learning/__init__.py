@@ -1,0 +1,1 @@
+"""Learning of the shipped configurations, held against fixed gates and published numbers."""

@@ -1,0 +1,103 @@
+"""What each shipped configuration must reach, and what others have published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks.learning.scores import interquartile_mean, mean
+
+TEST_EPISODES = 100
+
+STATISTICS: dict[str, Callable[[list[float]], float]] = {
+    "mean": mean,
+    "IQM": interquartile_mean,
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A published result.
+
+    Args:
+        score: Mean return.
+        deviation: Standard deviation over episodes.
+        env: Environment it was measured on.
+        env_steps: Training budget.
+        episodes: Episodes of the evaluation.
+    """
+
+    score: float
+    deviation: float
+    env: str
+    env_steps: int
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The least score of a configuration.
+
+    Args:
+        config: Name of the shipped configuration.
+        env: Environment id.
+        threshold: Least value of `statistic`.
+        env_steps: Most env steps of training, all of them counted.
+        reference: A published result.
+        statistic: How seeds are summed up; a key of `STATISTICS`.
+        seeds: Number of seeds, from 1 on.
+    """
+
+    config: str
+    env: str
+    threshold: float
+    env_steps: int
+    reference: Reference
+    statistic: str = "mean"
+    seeds: int = 5
+
+    def score(self, returns: list[float]) -> float:
+        """Return what is held against the threshold, of one mean return per seed."""
+        return STATISTICS[self.statistic](returns)
+
+    def is_met(self, returns: list[float]) -> bool:
+        """Return whether enough seeds have run and reach the threshold together."""
+        return len(returns) >= self.seeds and self.score(returns) >= self.threshold
+
+
+# Cheap ones first: this is the order in which they run. References: benchmark.md of
+# rl-baselines3-zoo at commit 0088472, see docs/results.md for how they were measured.
+GATES = (
+    Gate(
+        "ppo/cartpole", "CartPole-v1", 475, 100_000,
+        Reference(500.0, 0.0, "CartPole-v1", 100_000, 300),
+    ),
+    Gate(
+        "dqn/cartpole", "CartPole-v1", 475, 50_000,
+        Reference(500.0, 0.0, "CartPole-v1", 50_000, 300),
+    ),
+    Gate(
+        "ppo/pendulum", "Pendulum-v1", -200, 200_000,
+        Reference(-172.2, 104.2, "Pendulum-v1", 100_000, 750),
+    ),
+    Gate(
+        "dqn/mountain_car", "MountainCar-v0", -115, 120_000,
+        Reference(-100.8, 9.9, "MountainCar-v0", 120_000, 1_487), "IQM",
+    ),
+    Gate(
+        "ppo/acrobot", "Acrobot-v1", -85, 1_000_000,
+        Reference(-73.5, 18.2, "Acrobot-v1", 1_000_000, 2_013),
+    ),
+    Gate(
+        "dqn/lunar_lander", "LunarLander-v3", 150, 200_000,
+        Reference(154.4, 79.2, "LunarLander-v2", 100_000, 200), "IQM",
+    ),
+    Gate(
+        "ppo/lunar_lander", "LunarLander-v3", 200, 1_000_000,
+        Reference(242.1, 31.8, "LunarLander-v2", 1_000_000, 369),
+    ),
+    Gate(
+        "ppo/half_cheetah", "HalfCheetah-v4", 4_000, 1_000_000,
+        Reference(5_819.1, 663.5, "HalfCheetah-v3", 1_000_000, 150), seeds=3,
+    ),
+)  # fmt: skip

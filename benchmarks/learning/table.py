@@ -1,0 +1,107 @@
+"""The table of `docs/results.md`, from the stored results; trains nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning.gates import GATES, Gate
+from benchmarks.learning.scores import interquartile_mean, interval
+
+RESULTS = Path(__file__).parent / "results"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+Result = dict[str, Any]
+
+
+def load(gate: Gate, folder: Path = RESULTS) -> list[Result]:
+    """Return the stored results of a gate's seeds, in their order."""
+    paths = [result_path(gate.config, seed, folder) for seed in range(1, gate.seeds + 1)]
+    return [json.loads(path.read_text()) for path in paths if path.is_file()]
+
+
+def result_path(config: str, seed: int, folder: Path = RESULTS) -> Path:
+    """Return where the result of one run is stored."""
+    return folder / f"{config.replace('/', '_')}_{seed}.json"
+
+
+def returns(results: list[Result], checkpoint: str) -> list[float]:
+    """Return the mean return of each seed's `best` or `last` checkpoint."""
+    return [result[checkpoint]["mean_reward"] for result in results]
+
+
+def render(folder: Path = RESULTS) -> str:
+    """Return the summary table and one table of seeds per gate, as Markdown."""
+    found = [(gate, load(gate, folder)) for gate in GATES]
+    lines = [
+        "| configuration | environment | env steps | gate | score | 95 % interval | IQM "
+        "| met | published (one run) |",
+        "|---|---|---|---|---|---|---|---|---|",
+        *(_summary(gate, results) for gate, results in found),
+    ]
+    for gate, results in found:
+        lines += ["", *_seeds(gate, results)]
+    return "\n".join(lines) + "\n"
+
+
+def missed(folder: Path = RESULTS) -> list[str]:
+    """Return the configurations whose gate is not met, or not yet."""
+    return [gate.config for gate in GATES if not gate.is_met(returns(load(gate, folder), "best"))]
+
+
+def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
+    """Replace what stands between the two markers of the document."""
+    before, _, rest = document.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    document.write_text(f"{before}{BEGIN}\n\n{render(folder)}\n{END}{after}")
+
+
+def _summary(gate: Gate, results: list[Result]) -> str:
+    reference = gate.reference
+    published = (
+        f"{_number(reference.score)} ± {_number(reference.deviation)} "
+        f"({reference.env}, {reference.env_steps:,} env steps)"
+    )
+    best = returns(results, "best")
+    score = bounds = middle = "-"
+    if best:
+        low, high = interval(best, gate.score)
+        score, bounds = f"**{_number(gate.score(best))}**", f"{_number(low)} to {_number(high)}"
+        middle = _number(interquartile_mean(best))
+    met = "yes" if gate.is_met(best) else "**no**"
+    if len(best) < gate.seeds:
+        met += f" ({len(best)} of {gate.seeds} seeds)"
+    threshold = f"{gate.statistic} ≥ {_number(gate.threshold, 0)}"
+    cells = (
+        gate.config, gate.env, f"{gate.env_steps:,}", threshold, score, bounds, middle, met,
+        published,
+    )  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def _seeds(gate: Gate, results: list[Result]) -> list[str]:
+    return [
+        f"### {gate.config}",
+        "",
+        f"`lightning-rl fit --config {gate.config} --seed_everything SEED`",
+        "",
+        "| seed | best.ckpt | last.ckpt | best at env step | env steps | training |",
+        "|---|---|---|---|---|---|",
+        *(_seed(result) for result in results),
+    ]
+
+
+def _seed(result: Result) -> str:
+    best, last = (
+        f"{_number(result[name]['mean_reward'])} ± {_number(result[name]['std_reward'])}"
+        for name in ("best", "last")
+    )
+    at = f"{result['best']['env_steps']:,}"
+    seconds = f"{result['training_s']:,.0f} s"
+    return f"| {result['seed']} | {best} | {last} | {at} | {result['env_steps']:,} | {seconds} |"
+
+
+def _number(value: float, digits: int = 1) -> str:
+    return f"{value:,.{digits}f}".replace("-", "−")

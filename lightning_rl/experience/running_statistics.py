@@ -1,0 +1,51 @@
+"""Normalisers in training: running statistics of observations and rewards, equal on all ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_rl.envs.config import EnvConfig
+from lightning_rl.experience.agent_state import Agent
+from lightning_rl.functional.statistics import combine_moments
+from lightning_rl.networks.normalization import Moments, RewardNormalizer, RunningNormalizer
+from lightning_rl.types import TensorObservation
+
+
+def make_reward_normalizer(config: EnvConfig, gamma: float) -> RewardNormalizer | None:
+    """Return the normaliser that `env.normalize_reward` asks for, or None."""
+    return RewardNormalizer(config.num_envs, gamma) if config.normalize_reward else None
+
+
+def absorb_observations(
+    agent: Agent, normalizer: RunningNormalizer | None, observation: TensorObservation
+) -> None:
+    """Add every rank's observations `(B, *obs_shape)` to the running statistics, if there are any.
+
+    Call it behind the update: acting and learning must see the same normalisation.
+    """
+    if normalizer is None:
+        return
+    moments = normalizer.batch_moments(observation)
+    reduced = {key: reduce_moments(agent, batch) for key, batch in moments.items()}
+    normalizer.update_from_moments(reduced)
+
+
+def absorb_rewards(
+    agent: Agent, normalizer: RewardNormalizer, reward: Tensor, episode_end: Tensor
+) -> None:
+    """Add every rank's rewards `(T, N)` to the running statistics of their discounted sums."""
+    moments = normalizer.advance(reward, episode_end)
+    normalizer.update_from_moments(reduce_moments(agent, moments))
+
+
+def reduce_moments(agent: Agent, moments: Moments) -> Moments:
+    """Return mean, variance and count over all ranks, joined in rank order."""
+    if agent.trainer.world_size == 1:
+        return moments
+    ranks: list[Any] = [agent.all_gather(moment) for moment in moments]
+    joint = (ranks[0][0], ranks[1][0], ranks[2][0])
+    for mean, var, count in zip(*(rank[1:] for rank in ranks), strict=True):
+        joint = combine_moments(*joint, mean, var, count)
+    return joint

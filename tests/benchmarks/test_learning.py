@@ -1,0 +1,326 @@
+"""The gates of learning: their statistics, their table, and the plan of runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.learning import run as run_module
+from benchmarks.learning.gates import GATES, STATISTICS, Gate, Reference
+from benchmarks.learning.run import Run, RunError, digest, execute, is_current, main
+from benchmarks.learning.scores import interquartile_mean, interval, mean
+from benchmarks.learning.table import load, missed, render, result_path, update_document
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = Reference(120.0, 5.0, "CartPole-v1", 1_000, 10)
+GATE = Gate("ppo/toy", "CartPole-v1", 100, 1_000, REFERENCE)
+
+
+def result(best: float, seed: int, config: str = "ppo/cartpole") -> dict[str, Any]:
+    """Return a result as `benchmarks.learning.run` stores it."""
+    score = {"mean_reward": best, "std_reward": 1.0, "env_steps": 700}
+    last = {"mean_reward": best - 10, "std_reward": 2.0, "env_steps": 1_024}
+    return {
+        "config": config,
+        "config_sha256": "0",
+        "seed": seed,
+        "env_steps": 1_024,
+        "training_s": 12.3,
+        "best": score,
+        "last": last,
+    }
+
+
+def store(folder: Path, config: str, scores: list[float]) -> None:
+    """Store one result per seed."""
+    for seed, score in enumerate(scores, 1):
+        path = result_path(config, seed, folder)
+        path.write_text(json.dumps(result(score, seed, config)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([20.0, 1.0, 4.0, 8.0, 3.0], 5.0),
+        ([1.0, 2.0, 6.0], 3.0),
+        ([7.0], 7.0),
+        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0], 3.5),
+    ],
+)
+def test_interquartile_mean(scores: list[float], expected: float) -> None:
+    assert interquartile_mean(scores) == expected
+
+
+def test_interval_of_equal_scores_has_no_width() -> None:
+    assert interval([500.0] * 5, mean) == (500.0, 500.0)
+
+
+def test_interval_of_two_seeds_reaches_from_one_to_the_other() -> None:
+    # A quarter of all resamples is (0, 0) and a quarter (1, 1): both tails are hit.
+    assert interval([0.0, 1.0], mean) == (0.0, 1.0)
+
+
+def test_interval_is_the_same_in_every_call_and_near_the_normal_one() -> None:
+    scores = [float(number) for number in range(100)]
+    low, high = interval(scores, mean)
+    assert (low, high) == interval(scores, mean)
+    # Deviation 28.87 of 100 numbers: 49.5 -+ 1.96 * 2.887.
+    assert low == pytest.approx(43.84, abs=0.3)
+    assert high == pytest.approx(55.16, abs=0.3)
+
+
+@pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.config)
+def test_shipped_configurations_train_what_their_gate_says(gate: Gate) -> None:
+    config = yaml.safe_load((ROOT / "configs" / f"{gate.config}.yaml").read_text())
+    arguments = config["model"]["init_args"]
+    assert config["model"]["class_path"].lower() == gate.config.split("/")[0]
+    assert arguments["env"]["id"] == gate.env
+    assert 0 < arguments["total_env_steps"] <= gate.env_steps
+    assert gate.statistic in STATISTICS
+
+
+def test_the_cheetah_is_trained_with_normalisation() -> None:
+    config = yaml.safe_load((ROOT / "configs/ppo/half_cheetah.yaml").read_text())
+    env = config["model"]["init_args"]["env"]
+    assert env["normalize_observation"] is True
+    assert env["normalize_reward"] is True
+
+
+def test_a_gate_needs_all_its_seeds() -> None:
+    assert GATE.is_met([100.0] * 5)
+    assert not GATE.is_met([500.0] * 4)
+    assert not GATE.is_met([100.0] * 4 + [99.0])
+
+
+def test_a_gate_on_the_iqm_forgives_one_bad_seed() -> None:
+    scores = [110.0, 110.0, 0.0, 110.0, 110.0]
+    assert not GATE.is_met(scores)
+    gate = Gate(GATE.config, GATE.env, 100, 1_000, GATE.reference, statistic="IQM")
+    assert gate.is_met(scores)
+
+
+def test_the_table_lists_every_seed_and_says_what_is_missed(tmp_path: Path) -> None:
+    store(tmp_path, "ppo/cartpole", [500.0, 490.0, 480.0, 470.0, 460.0])
+    store(tmp_path, "dqn/cartpole", [500.0, 474.0, 474.0, 460.0, 450.0])
+    text = render(tmp_path)
+    summary = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
+    assert "| mean ≥ 475 | **480.0** |" in summary["ppo/cartpole"]
+    assert "| 480.0 | yes |" in summary["ppo/cartpole"]
+    assert "| **471.6** |" in summary["dqn/cartpole"]
+    assert "| **no** |" in summary["dqn/cartpole"]
+    assert "| **no** (0 of 3 seeds) |" in summary["ppo/half_cheetah"]
+    assert "| 4 | 470.0 ± 1.0 | 460.0 ± 2.0 | 700 | 1,024 | 12 s |" in text
+    assert "ppo/cartpole" not in missed(tmp_path)
+    assert set(missed(tmp_path)) == {gate.config for gate in GATES} - {"ppo/cartpole"}
+
+
+def test_results_beyond_the_gates_seeds_do_not_count(tmp_path: Path) -> None:
+    store(tmp_path, "ppo/half_cheetah", [1.0, 2.0, 3.0, 4.0, 5.0])
+    (gate,) = [gate for gate in GATES if gate.config == "ppo/half_cheetah"]
+    assert [stored["seed"] for stored in load(gate, tmp_path)] == [1, 2, 3]
+
+
+def test_only_the_table_of_the_document_is_replaced(tmp_path: Path) -> None:
+    document = tmp_path / "results.md"
+    document.write_text("Before.\n<!-- results: begin -->\nold\n<!-- results: end -->\nAfter.\n")
+    update_document(document, tmp_path)
+    text = document.read_text()
+    assert text.startswith("Before.\n<!-- results: begin -->\n")
+    assert text.endswith("<!-- results: end -->\nAfter.\n")
+    assert "old" not in text
+    assert text.count("| configuration |") == 1
+    update_document(document, tmp_path)
+    assert document.read_text() == text
+
+
+def test_the_document_holds_the_stored_results() -> None:
+    assert render() in (ROOT / "docs/results.md").read_text()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with one configuration, whose results go into it."""
+    (tmp_path / "configs/ppo").mkdir(parents=True)
+    (tmp_path / "configs/ppo/toy.yaml").write_text("# A toy.\nmodel: {class_path: PPO}\n")
+    monkeypatch.setattr(run_module, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        run_module, "result_path", lambda config, seed: tmp_path / "results" / f"{seed}.json"
+    )
+    return tmp_path
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """What the command line was called with; a `fit` leaves a finished run behind."""
+    made: list[tuple[str, ...]] = []
+
+    def call(*arguments: str) -> None:
+        made.append(arguments)
+        options = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+        if arguments[0] == "fit":
+            folder = Path(options["--run.root"], options["--run.experiment"], options["--run.name"])
+            finish(folder)
+        if arguments[0] == "test":
+            write_test(options["--output"], lengths=[500] * 100)
+
+    monkeypatch.setattr(run_module, "call", call)
+    return made
+
+
+def write_test(output: str, lengths: list[int]) -> None:
+    """Write what `test` leaves behind."""
+    scores = dict.fromkeys(run_module.KEPT_STATISTICS, 3.0)
+    Path(output).write_text(json.dumps({**scores, "episode_lengths": lengths}))
+
+
+def finish(folder: Path, status: str = "finished") -> None:
+    """Write what a run leaves behind."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    record = {
+        "status": status,
+        "env_steps": 1_024,
+        "attempts": [{}],
+        "compiled": False,
+        "git_commit": "abc",
+        "versions": {},
+        "hardware": {"cpu": "Abacus"},
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    metrics = {"training": {"wall_time_s": 1.0}, "best": {"env_steps": 512}}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_comments_do_not_change_a_configuration(checkout: Path) -> None:
+    first = digest("ppo/toy")
+    path = checkout / "configs/ppo/toy.yaml"
+    path.write_text("model:\n  class_path: PPO # the same\n")
+    assert digest("ppo/toy") == first
+    path.write_text("model: {class_path: DQN}\n")
+    assert digest("ppo/toy") != first
+
+
+def test_a_run_is_trained_and_tested_once(checkout: Path, calls: list[tuple[str, ...]]) -> None:
+    run = Run(GATE, 2, checkout / "logs")
+    execute(run)
+    assert [arguments[0] for arguments in calls] == ["fit", "test", "test"]
+    assert calls[0][1:5] == ("--config", "ppo/toy", "--seed_everything", "2")
+    assert [Path(arguments[2]).name for arguments in calls[1:]] == ["best.ckpt", "last.ckpt"]
+    assert {arguments[6] for arguments in calls[1:]} == {"100"}
+    stored = json.loads(run.result.read_text())
+    assert stored["best"]["env_steps"] == 512
+    assert stored["last"]["env_steps"] == 1_024
+    execute(run)
+    assert len(calls) == 3
+
+
+def test_a_changed_configuration_is_trained_again(
+    checkout: Path, calls: list[tuple[str, ...]]
+) -> None:
+    run = Run(GATE, 1, checkout / "logs")
+    execute(run)
+    assert is_current(run)
+    (checkout / "configs/ppo/toy.yaml").write_text("model: {class_path: PPO, more: 1}\n")
+    assert not is_current(run)
+    execute(run)
+    assert [arguments[0] for arguments in calls] == ["fit", "test", "test"] * 2
+
+
+def test_a_trained_run_without_result_is_only_tested(
+    checkout: Path, calls: list[tuple[str, ...]]
+) -> None:
+    run = Run(GATE, 1, checkout / "logs")
+    execute(run)
+    run.result.unlink()
+    calls.clear()
+    execute(run)
+    assert [arguments[0] for arguments in calls] == ["test", "test"]
+
+
+@pytest.mark.parametrize("lengths", [[500] * 99, [500] * 99 + [501], [10_000] * 100])
+def test_a_result_that_cannot_be_is_refused(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, lengths: list[int]
+) -> None:
+    monkeypatch.setattr(run_module, "call", lambda *arguments: write_test(arguments[4], lengths))
+    run = Run(GATE, 1, checkout / "logs")
+    finish(run.directory)
+    with pytest.raises(RunError, match="expected 100 episodes of at most 500 steps"):
+        run_module.collect(run)
+
+
+def test_a_run_during_which_the_package_changes_is_refused(
+    checkout: Path, calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(GATE, 1, checkout / "logs")
+    module = checkout / "lightning_rl/new.py"
+    module.parent.mkdir()
+    call = run_module.call
+
+    def call_and_edit(*arguments: str) -> None:
+        call(*arguments)
+        module.write_text(f"value = {len(calls)}\n")
+
+    monkeypatch.setattr(run_module, "call", call_and_edit)
+    with pytest.raises(RunError, match="source changed"):
+        execute(run)
+    assert not run.result.exists()
+    monkeypatch.setattr(run_module, "call", call)
+    calls.clear()
+    execute(run)
+    assert [arguments[0] for arguments in calls] == ["fit", "test", "test"]
+
+
+def test_a_run_that_was_cut_is_resumed(tmp_path: Path) -> None:
+    run = Run(GATE, 1, tmp_path)
+    finish(run.directory, status="running")
+    (run.directory / "checkpoints/env_steps=512.ckpt").touch()
+    assert run.training_command() == ["resume", str(tmp_path / "ppo/toy/1")]
+
+
+def test_a_run_that_was_cut_before_its_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    run = Run(GATE, 1, tmp_path)
+    finish(run.directory, status="running")
+    assert (run.training_command() or [])[0] == "fit"
+    assert not run.directory.exists()
+
+
+@pytest.mark.parametrize(("scores", "code"), [([500.0] * 5, 0), ([400.0] * 5, 1)])
+def test_the_exit_code_tells_of_a_missed_gate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scores: list[float], code: int
+) -> None:
+    store(tmp_path, "ppo/cartpole", scores)
+    use_folder(monkeypatch, tmp_path)
+    assert main(["--table", "--only", "ppo/cartpole"]) == code
+
+
+def test_a_failed_run_is_reported_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store(tmp_path, "ppo/cartpole", [500.0] * 5)
+    use_folder(monkeypatch, tmp_path)
+    seen = []
+
+    def fail_first(run: Run) -> None:
+        seen.append(run.seed)
+        if run.seed == 1:
+            raise RunError("exit 1: out of luck")
+
+    monkeypatch.setattr(run_module, "execute", fail_first)
+    assert main(["--only", "ppo/cartpole", "--seeds", "2"]) == 1
+    assert seen == [1, 2]
+    assert "out of luck" in capsys.readouterr().err
+
+
+def use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Let `main` read its results from `folder` and leave the document alone."""
+    replaced: dict[str, Callable[[], Any]] = {
+        "missed": lambda: missed(folder),
+        "render": lambda: render(folder),
+        "update_document": lambda: None,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(run_module, name, function)

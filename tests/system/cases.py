@@ -1,0 +1,77 @@
+"""Small runs that use every feature whose state a resume has to restore."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.system.fork_server import Run
+
+NORMALIZED = {"normalize_observation": True, "normalize_reward": True}
+# DQN needs discrete actions: every joint pushes fully one way or the other.
+DISCRETIZED = {"class_path": "gymnasium.wrappers.DiscretizeAction", "init_args": {"bins": 2}}
+CHECKPOINT = {"every_env_steps": 200, "keep_best": 2}
+
+
+def ppo(env_id: str, schedule: str, patience: int = 99, **env: Any) -> Run:
+    """A PPO run of 12 rollouts over two environments, evaluated every third."""
+    return Run(
+        root="",
+        algorithm="PPO",
+        agent={
+            "env": {"id": env_id, "num_envs": 2, **NORMALIZED, **env},
+            "total_env_steps": 12 * 128,
+            "seed": 3,
+            "num_steps": 64,
+            "minibatch_size": 64,
+            "update_epochs": 2,
+            "learning_rate": 1e-3,
+            "learning_rate_schedule": schedule,
+            "compile": False,
+        },
+        trainer={"eval_every_env_steps": 3 * 128},
+        checkpoint=CHECKPOINT,
+        patience=patience,
+    )
+
+
+def dqn(env_id: str, patience: int = 99, **env: Any) -> Run:
+    """A DQN run of 12 units whose replay buffer overflows, evaluated every third."""
+    return Run(
+        root="",
+        algorithm="DQN",
+        agent={
+            "env": {"id": env_id, **NORMALIZED, **env},
+            "total_env_steps": 12 * 100,
+            "seed": 3,
+            "capacity": 700,
+            "batch_size": 32,
+            "learning_starts": 100,
+            "train_frequency": 10,
+            "gradient_steps": 4,
+            "target_update_interval": 150,
+            "epsilon_fraction": 0.5,
+            "env_steps_per_iteration": 100,
+            "compile": False,
+        },
+        trainer={"eval_every_env_steps": 300},
+        checkpoint=CHECKPOINT,
+        patience=patience,
+    )
+
+
+SHORT_EPISODES = {"max_episode_steps": 60}
+RUNS = {
+    "ppo-cartpole": ppo("CartPole-v1", "linear"),
+    "ppo-acrobot": ppo("Acrobot-v1", "adaptive_kl", patience=2, **SHORT_EPISODES),
+    "ppo-lunar-lander": ppo("LunarLander-v3", "linear"),
+    "ppo-half-cheetah": ppo("HalfCheetah-v5", "adaptive_kl", **SHORT_EPISODES),
+    "dqn-cartpole": dqn("CartPole-v1"),
+    "dqn-acrobot": dqn("Acrobot-v1", patience=2, **SHORT_EPISODES),
+    "dqn-lunar-lander": dqn("LunarLander-v3"),
+    "dqn-half-cheetah": dqn("HalfCheetah-v5", wrappers=[DISCRETIZED], **SHORT_EPISODES),
+}
+ASYNC = {
+    "ppo-cartpole-async": ppo("CartPole-v1", "linear", vectorization="async"),
+    "ppo-lunar-lander-async": ppo("LunarLander-v3", "adaptive_kl", vectorization="async"),
+    "dqn-cartpole-async": dqn("CartPole-v1", num_envs=2, vectorization="async"),
+}

@@ -1,0 +1,77 @@
+"""A run that was killed and resumed is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.system.cases import ASYNC, RUNS
+from tests.system.fork_server import (
+    KILLED,
+    Run,
+    assert_equal,
+    complete,
+    finish,
+    kill_at_random,
+    record,
+    resume_to_end,
+    start,
+)
+
+pytestmark = pytest.mark.system
+
+KILLS, MANY_KILLS = 8, 63  # of each of the eight runs
+POINTS = ("before_write", "mid_write", "after_write", "after_fsync", "after_rename")
+
+
+def check_kills(run: Run, folder: Path, kills: int, per_run: int = 4) -> None:
+    """Kill copies of a run `kills` times in all at random moments and compare each in the end."""
+    reference = run.at(folder / "reference")
+    duration = complete(reference)
+    draws, hits, copies = random.Random(0), 0, 0
+    while hits < kills:
+        killed = run.at(folder / str(copies))
+        hits += kill_at_random(killed, draws, duration, min(per_run, kills - hits))
+        resume_to_end(killed)
+        assert_equal(reference, killed)
+        copies += 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_sigkill_at_random_moments(name: str, tmp_path: Path) -> None:
+    check_kills(RUNS[name], tmp_path, KILLS)
+
+
+@pytest.mark.parametrize("name", ASYNC)
+def test_sigkill_with_environments_in_processes(name: str, tmp_path: Path) -> None:
+    check_kills(ASYNC[name], tmp_path, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_sigkill_at_many_random_moments(name: str, tmp_path: Path) -> None:
+    check_kills(RUNS[name], tmp_path, MANY_KILLS)
+
+
+@pytest.mark.slow
+def test_fifty_kills_of_one_run(tmp_path: Path) -> None:
+    run = RUNS["ppo-cartpole"].changed(total_env_steps=100 * 128)
+    check_kills(run, tmp_path, 50, per_run=50)
+
+
+@pytest.mark.parametrize("name", ["ppo-cartpole", "dqn-cartpole"])
+@pytest.mark.parametrize("point", POINTS)
+def test_sigkill_while_a_checkpoint_is_written(name: str, point: str, tmp_path: Path) -> None:
+    reference, killed = RUNS[name].at(tmp_path / "reference"), RUNS[name].at(tmp_path / "killed")
+    complete(reference)
+    for save in (1, 4, 2):  # with a replay buffer every second one is a segment
+        run = killed.resumed()
+        process = start(Run(**{**run.__dict__, "kill_point": f"save:{point}:{save}"}))
+        assert finish(process) == KILLED
+    assert len(record(killed)["attempts"]) == 3
+    resume_to_end(killed)
+    assert_equal(reference, killed)
+    leftovers = [path.name for path in killed.directory.rglob(".tmp-*")]
+    assert leftovers == []

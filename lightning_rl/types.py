@@ -1,8 +1,9 @@
 """Shared names for arrays and records, and the legend of shapes.
 
-Legend used in every docstring: `T` steps of a rollout, `N` parallel environments, `B` rows of a batch, `A` action
-dimensions, `*obs_shape` the shape of one observation. Step `t` holds `observation[t]`, `action[t]`, the reward *caused
-by* that action and the flags *after* it (the indexing of the PPO paper).
+Legend used in every docstring: `T` steps of a rollout, `N` parallel environments, `B` rows of a
+batch, `A` action dimensions, `*obs_shape` the shape of one observation. Step `t` holds
+`observation[t]`, `action[t]`, the reward *caused by* that action and the flags *after* it (the
+indexing of the PPO paper).
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 
 Array: TypeAlias = np.ndarray
 Observation: TypeAlias = np.ndarray | dict[str, np.ndarray]
-"""One array `(N, *obs_shape)`, or a flat dictionary of them for Dict and Tuple spaces (keys `"a.b"`, `"0"`)."""
+"""One array `(N, *obs_shape)`, or a flat dictionary of them for Dict and Tuple spaces (keys `"a.b"`
+and `"0"`)."""
 
 TensorObservation: TypeAlias = Tensor | dict[str, Tensor]
 Info: TypeAlias = Mapping[str, Any]
@@ -24,7 +26,7 @@ Statistics: TypeAlias = dict[str, float]
 """Metric tag (docs: "Metric tags") to number."""
 
 VOLATILE_TAGS = ("time/", "system/")
-"""Beginnings of tags that differ between a stopped and an unstopped run, and stay out of checkpoints."""
+"""Beginnings of tags that differ between a stopped and an unstopped run and so are not saved."""
 
 SnapshotLevel: TypeAlias = Literal["exact", "replay", "boundary"]
 
@@ -36,7 +38,8 @@ class Episode:
     Attributes:
         index: Number of episodes of this run that ended before it.
         env_index: Row of the vector environment that played it.
-        seed: Seed of its reset; with the environment's configuration and the actions it reproduces the episode.
+        seed: Seed of its reset; with the environment's configuration and the actions it reproduces
+            the episode.
         reward: Undiscounted return.
         length: Env steps.
         terminated: The environment ended it (as opposed to a time limit).

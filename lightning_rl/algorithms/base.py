@@ -181,6 +181,8 @@ class Algorithm(RunHooks):
     def setup(self, stage: str) -> None:
         """Check the trainer's settings and give it what it lacks."""
         prepare_trainer(self, stage)
+        if stage == "fit":
+            self.train()  # an agent from a checkpoint is in evaluation mode
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what a stock trainer lacks to log and guard a run."""

@@ -40,8 +40,9 @@ from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters, polyak_update
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.schedules import linear
+from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.specification import NetworkSpec, network_factory
-from lightning_rl.networks.values import ObservationFunction, QNetwork
+from lightning_rl.networks.values import QNetwork
 from lightning_rl.types import Array, Statistics, TensorObservation
 
 STATISTICS = ("train/td_loss", "train/mean_q")
@@ -134,7 +135,7 @@ class DQN(Algorithm):
 
     source: OffPolicySource
     gradient: GradientFunction
-    q_values: ObservationFunction
+    q_values: ActingFunction
     target_updates: Tensor
 
     def __init__(
@@ -232,27 +233,26 @@ class DQN(Algorithm):
         return np.where(explore, random.integers(self.num_actions, size=len(action)), action)
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
-        shape = (num_steps, self.env_config.num_envs)
-        random = self.streams.numpy("exploration")
-        explore: Any = random.random(shape) < self.epsilon
-        random_action = random.integers(self.num_actions, size=shape)
-        only_random, never_random = explore.all(1).tolist(), (~explore.any(1)).tolist()
-        q_values, on_cpu = self.q_values, self.device.type == "cpu"
+        num_envs = self.env_config.num_envs
+        uniform = self.streams.numpy("exploration").random((2, num_steps, num_envs))
+        explore = uniform[0] < self.epsilon
+        random_action = (uniform[1] * self.num_actions).astype(np.int64)
+        exploring = explore.sum(axis=1).tolist()
+        q_values = self.q_values
 
         def act(observation: TensorObservation, step: int) -> Array:
-            if only_random[step]:
+            if exploring[step] == num_envs:
                 return random_action[step]
-            if not on_cpu:
-                observation = self.to_device(observation)
-            greedy = q_values(observation).argmax(-1).numpy(force=True)
-            if never_random[step]:
+            greedy = q_values(observation).argmax(-1)
+            if exploring[step] == 0:
                 return greedy
             return np.where(explore[step], random_action[step], greedy)
 
         return act
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
-        self.q_values = self.network.inference_function()
+        with self.precision_context():
+            self.q_values = self.network.acting_function()
         replay = ReplayBuffer(self.capacity, self.observation_space, self.action_space)
         return OffPolicySource(
             self, collector, replay, self.train_frequency, self.env_steps_per_iteration

@@ -25,12 +25,13 @@ from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.on_policy import Experience, Minibatches, OnPolicySource
+from lightning_rl.experience.on_policy import Minibatches, OnPolicySource, valid_rows
 from lightning_rl.experience.running_statistics import (
     absorb_observations,
     absorb_rewards,
     make_reward_normalizer,
-    reduce_moments,
+    mean_over_ranks,
+    standardize,
 )
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
@@ -38,7 +39,7 @@ from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import gae
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
-from lightning_rl.functional.statistics import batch_moments, explained_variance
+from lightning_rl.functional.statistics import explained_variance
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead, make_action_head
 from lightning_rl.networks.policies import ActorCritic
@@ -192,12 +193,8 @@ class PPO(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        self.num_steps, self.minibatch_size, self.update_epochs = (
-            num_steps,
-            minibatch_size,
-            update_epochs,
-        )
-        self.gamma, self.gae_lambda = gamma, gae_lambda
+        self.num_steps, self.minibatch_size = num_steps, minibatch_size
+        self.update_epochs, self.gamma, self.gae_lambda = update_epochs, gamma, gae_lambda
         self.coefficients = torch.tensor([clip_coef, vf_coef, ent_coef])
         self.clip_value_loss, self.normalize_advantage = clip_value_loss, normalize_advantage
         self.max_grad_norm, self.learning_rate = max_grad_norm, learning_rate
@@ -251,23 +248,15 @@ class PPO(Algorithm):
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         prefix = (num_steps, self.env_config.num_envs)
-        noise = self.head.draw_noise(prefix, self.streams.torch("action")).to(self.device)
-        policy, sample = self.network.inference_function(), self.head.sample
-        on_cpu, device = self.device.type == "cpu", self.device
-
-        def act(observation: TensorObservation, step: int) -> Array:
-            if on_cpu:
-                return sample(policy(observation), noise[step]).numpy()
-            observation = map_tree(lambda leaf: leaf.to(device), observation)
-            return sample(policy(observation), noise[step]).cpu().numpy()
-
-        return act
+        noise = self.head.draw_noise(prefix, self.streams.torch("action")).numpy()
+        policy, sample = self.network.acting_function(), self.head.sample_array
+        return lambda observation, step: sample(policy(observation), noise[step])
 
     def build_source(self, collector: Collector) -> OnPolicySource:  # noqa: D102
         return OnPolicySource(self, collector, self.num_steps)
 
     @torch.no_grad()
-    def estimate(self, rollout: Rollout) -> Experience:
+    def estimate(self, rollout: Rollout) -> dict[str, Any]:
         """Return the rollout as rows with log-probabilities, values, advantages and returns."""
         observation = map_tree(
             lambda leaf: torch.from_numpy(leaf).to(self.device), rollout.observation
@@ -285,33 +274,28 @@ class PPO(Algorithm):
             steps, envs = (torch.from_numpy(index) for index in rollout.final_indices())
             final = map_tree(lambda leaf: leaf.to(self.device), rollout.final_observations())
             next_value[steps, envs] = self.network.value(final)
+        value, ended = value[:-1], terminated | truncated
         if self.reward_normalizer is not None:
-            absorb_rewards(self, self.reward_normalizer, reward, terminated | truncated)
+            absorb_rewards(self, self.reward_normalizer, reward, ended)
             reward = self.reward_normalizer(reward)
-        advantage = gae(
-            reward,
-            value[:-1],
-            next_value,
-            terminated,
-            terminated | truncated,
-            self.gamma,
-            self.gae_lambda,
-        )
-        return_ = advantage + value[:-1]
+        advantage = gae(reward, value, next_value, terminated, ended, self.gamma, self.gae_lambda)
+        return_ = advantage + value
         self.statistics.add(
             ("train/explained_variance", "rollout/mean_value"),
-            torch.stack((explained_variance(value[:-1], return_), value[:-1].mean())),
+            torch.stack((explained_variance(value, return_), value.mean())),
         )
-        if self.normalize_advantage:
-            advantage = self.standardize(advantage)
-        return {
+        experience: dict[str, Any] = {
             "observation": map_tree(lambda leaf: leaf[:-1].flatten(0, 1), observation),
             "action": action.flatten(0, 1),
             "log_prob": log_prob,
-            "value": value[:-1].flatten(),
+            "value": value.flatten(),
             "advantage": advantage.flatten(),
             "return": return_.flatten(),
         }
+        experience |= valid_rows(experience, rollout)
+        if self.normalize_advantage:
+            experience["advantage"] = standardize(self, experience["advantage"])
+        return experience
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""
@@ -337,12 +321,9 @@ class PPO(Algorithm):
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
         loss = partial(ppo_loss, head=self.head, clip_value_loss=self.clip_value_loss)
+        max_norm = self.max_grad_norm if self.num_ranks == 1 else None
         self.gradient = gradient_function(
-            loss,
-            self.network,
-            self.flat,
-            self.compiled,
-            max_norm=self.max_grad_norm if self.num_ranks == 1 else None,
+            loss, self.network, self.flat, self.compiled, max_norm=max_norm
         )
         return FlatAdam(self.flat.flat, self.learning_rate, eps=1e-5)
 
@@ -357,7 +338,7 @@ class PPO(Algorithm):
         """Move the learning rate so that the next update's KL divergence is nearer the target."""
         group = self.trainer.optimizers[0].param_groups[0]
         target = self.target_kl or DEFAULT_TARGET_KL
-        approx_kl = self.mean_over_ranks(torch.tensor(approx_kl, device=self.device))
+        approx_kl = mean_over_ranks(self, torch.tensor(approx_kl, device=self.device))
         group["lr"] = adaptive_kl_learning_rate(group["lr"], approx_kl, target)
 
     def is_too_far(self, statistics: Tensor) -> bool:
@@ -365,13 +346,4 @@ class PPO(Algorithm):
         if self.target_kl is None or self.learning_rate_schedule == "adaptive_kl":
             return False
         approx_kl = statistics[STATISTICS.index("train/approx_kl")]
-        return self.mean_over_ranks(approx_kl) > 1.5 * self.target_kl
-
-    def mean_over_ranks(self, value: Tensor) -> float:
-        """Return the mean of a scalar: ranks must take every decision together."""
-        return float(self.trainer.strategy.reduce(value, reduce_op="mean"))
-
-    def standardize(self, advantage: Tensor) -> Tensor:
-        """Return advantages with mean 0 and deviation 1 over the rollouts of all ranks."""
-        mean, var, _ = reduce_moments(self, batch_moments(advantage))
-        return (advantage - mean) / (var.sqrt() + 1e-8)
+        return mean_over_ranks(self, approx_kl) > 1.5 * self.target_kl

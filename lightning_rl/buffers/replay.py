@@ -16,7 +16,7 @@ from lightning_rl.envs.spaces import allocate
 from lightning_rl.errors import CheckpointError
 from lightning_rl.functional.trees import map_tree, tree_items
 from lightning_rl.storage.segments import SegmentStore
-from lightning_rl.types import TensorObservation
+from lightning_rl.types import Array, TensorObservation
 
 Transitions = dict[str, TensorObservation]
 """Columns of `B` rows: `observation`, `action`, `reward`, the flags and `next_observation`."""
@@ -52,6 +52,11 @@ class ReplayBuffer:
             "truncated": torch.zeros(capacity, dtype=torch.bool),
             "next_observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
         }
+        # The same memory for NumPy, whose indexing costs a fraction of torch's between env steps.
+        self._arrays: dict[str, Any] = {
+            name: map_tree(lambda leaf: leaf.numpy(), column)
+            for name, column in self.columns.items()
+        }
         self._segments: dict[Path, list[dict[str, Any]]] = {}
 
     def __len__(self) -> int:
@@ -71,15 +76,15 @@ class ReplayBuffer:
             rows = slice(int(rows[0]), int(rows[-1]) + 1)  # contiguous: a plain copy
         for source, column in self._flat(rollout.next_observation(), rollout):
             source = source.reshape(cells, *column.shape[1:])
-            column[rows] = torch.from_numpy((source if kept is None else source[kept])[first:])
+            column[rows] = (source if kept is None else source[kept])[first:]
         self.inserted += count
 
     def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
         """Draw `batch_size` transitions uniformly, with replacement."""
-        rows = torch.randint(len(self), (batch_size,), generator=generator)
+        rows = torch.randint(len(self), (batch_size,), generator=generator).numpy()
         return {
-            name: map_tree(lambda leaf: leaf.index_select(0, rows), column)
-            for name, column in self.columns.items()
+            name: map_tree(lambda leaf: torch.from_numpy(leaf.take(rows, axis=0)), column)
+            for name, column in self._arrays.items()
         }
 
     def recent(self, count: int) -> Transitions:
@@ -92,7 +97,7 @@ class ReplayBuffer:
             name: map_tree(lambda leaf: leaf[rows], column) for name, column in self.columns.items()
         }
 
-    def _flat(self, next_observation: Any, rollout: Rollout) -> list[tuple[Any, Tensor]]:
+    def _flat(self, next_observation: Any, rollout: Rollout) -> list[tuple[Array, Array]]:
         sources = {
             "observation": map_tree(lambda leaf: leaf[:-1], rollout.observation),
             "action": rollout.action,
@@ -103,7 +108,7 @@ class ReplayBuffer:
         }
         return [
             (source, leaf)
-            for name, column in self.columns.items()
+            for name, column in self._arrays.items()
             for (_, source), (_, leaf) in zip(
                 tree_items(sources[name]), tree_items(column), strict=True
             )

@@ -92,6 +92,9 @@ class EnvConfig:
             if value is not None and value < lowest:
                 raise ConfigError(f"expected env.{name} to be at least {lowest}, received {value}")
         check_choice("env.vectorization", self.vectorization, ("sync", "async", "vector"))
+        if self.vectorization == "vector" and self.normalize_reward:
+            # The batch's resets pass through the running statistics as rewards of zero.
+            raise ConfigError("env.normalize_reward needs vectorization: sync or async")
         check_choice("env.action", self.action, ("clip", "rescale"))
 
     @classmethod

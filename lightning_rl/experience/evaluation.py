@@ -70,6 +70,8 @@ class EvaluationSource(IterableDataset):
         return len(self._episodes)
 
     def __iter__(self) -> Iterator[Episode]:
+        if not len(self):  # more ranks than episodes
+            return iter(())
         if self._env is None:
             self._env = SyncRows(self.config, min(len(self), MAX_ROWS), evaluation=True)
         return self._play(self._env)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -205,6 +206,13 @@ class OnPolicySource(ExperienceSource):
 
 def _any_leaf(experience: Experience) -> Tensor:
     return first_leaf(next(iter(experience.values())))
+
+
+def valid_rows(experience: Experience, rollout: Rollout) -> Experience:
+    """Return the rows that are transitions, out of all `T * N` of a rollout."""
+    if rollout.valid is None:
+        return experience
+    return _take(experience, torch.from_numpy(np.flatnonzero(rollout.valid)))
 
 
 def _take(experience: Experience, rows: Tensor) -> Experience:

@@ -1,4 +1,4 @@
-"""Normalisers in training: running statistics of observations and rewards, equal on all ranks."""
+"""Statistics that all ranks of a training run share: moments, means and running normalisers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.experience.agent_state import Agent
-from lightning_rl.functional.statistics import combine_moments
+from lightning_rl.functional.statistics import batch_moments, combine_moments
 from lightning_rl.networks.normalization import Moments, RewardNormalizer, RunningNormalizer
 from lightning_rl.types import TensorObservation
 
@@ -49,3 +49,14 @@ def reduce_moments(agent: Agent, moments: Moments) -> Moments:
     for mean, var, count in zip(*(rank[1:] for rank in ranks), strict=True):
         joint = combine_moments(*joint, mean, var, count)
     return joint
+
+
+def standardize(agent: Agent, values: Tensor) -> Tensor:
+    """Return values with mean 0 and deviation 1 over those of all ranks."""
+    mean, var, _ = reduce_moments(agent, batch_moments(values))
+    return (values - mean) / (var.sqrt() + 1e-8)
+
+
+def mean_over_ranks(agent: Agent, value: Tensor) -> float:
+    """Return the mean of a scalar: ranks must take every decision together."""
+    return float(agent.trainer.strategy.reduce(value, reduce_op="mean"))

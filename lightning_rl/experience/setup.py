@@ -25,19 +25,28 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 
-def prepare_trainer(agent: Agent, stage: str) -> None:
-    """Check the trainer's settings and give it our way of writing checkpoints.
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Refuse settings that cannot work.
 
     Raises:
         ConfigError: For a precision or strategy that cannot work with functional gradients.
     """
-    trainer: pl.Trainer = agent.trainer
     if str(trainer.precision) not in PRECISIONS:
         # fp16 needs a gradient scaler, which functional gradients bypass; bf16-true and 64-true
         # break the first matrix product with float32 experience.
         raise ConfigError(f"expected precision among {PRECISIONS}, received {trainer.precision!r}")
-    if "spawn" in str(getattr(trainer.strategy, "strategy_name", "")):
+    if getattr(trainer.strategy, "_start_method", None) in ("spawn", "forkserver"):
         raise ConfigError("a spawning strategy cannot pickle environments; use strategy: ddp")
+
+
+def prepare_trainer(agent: Agent, stage: str) -> None:
+    """Check the trainer's settings and give it our way of writing checkpoints.
+
+    Raises:
+        ConfigError: See `check_trainer`.
+    """
+    trainer: pl.Trainer = agent.trainer
+    check_trainer(trainer)
     # Assigned here and not only by our Trainer: a stock one must write verified files, too.
     trainer.strategy.checkpoint_io = SealedCheckpointIO()
     # DDP would overwrite every rank's buffers with rank 0's in the middle of an update.

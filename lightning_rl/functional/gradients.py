@@ -31,8 +31,8 @@ def gradient_function(
     """Return the function from the loss's inputs to its gradient with respect to `network`.
 
     Compiled, forward pass, loss, backward pass, flattening and clipping are one program, which
-    `torch.func` makes of a pure function of all tensors. Uncompiled, `torch.func` would cost as much as the
-    update itself, so autograd does the same with the modules as they are.
+    `torch.func` makes of a pure function of all tensors. Uncompiled, `torch.func` would cost as
+    much as the update itself, so autograd does the same with the modules as they are.
 
     Args:
         loss: Reads nothing but its arguments; numbers that change from call to call (a clip range)

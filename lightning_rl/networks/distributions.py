@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_rl.errors import ConfigError
+from lightning_rl.types import Array
 
 
 class ActionHead(abc.ABC):
@@ -58,6 +59,10 @@ class ActionHead(abc.ABC):
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
         """Return actions `(B, *action_shape)` of parameters `(B, P)`, noise `(B, num_outputs)`."""
 
+    def sample_array(self, parameters: Array, noise: Array) -> Array:
+        """Return `sample` of NumPy arrays, which costs a few microseconds less on small ones."""
+        return self.sample(torch.from_numpy(parameters), torch.from_numpy(noise)).numpy()
+
     @abc.abstractmethod
     def mode(self, parameters: Tensor) -> Tensor:
         """Return the most probable actions `(B, *action_shape)`."""
@@ -91,6 +96,10 @@ class CategoricalHead(ActionHead):
         return _gumbel(self.noise_shape(*shape_prefix), generator)
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Return action indexes `(B,)` int64."""
+        return (parameters + noise).argmax(-1)
+
+    def sample_array(self, parameters: Array, noise: Array) -> Array:
         """Return action indexes `(B,)` int64."""
         return (parameters + noise).argmax(-1)
 
@@ -228,6 +237,11 @@ class GaussianHead(ActionHead):
         """Return `mean + exp(log_std) * noise` as `(B, *action_shape)` float32."""
         mean, log_std = parameters.chunk(2, -1)
         return self._shape(torch.addcmul(mean, log_std.exp(), noise))
+
+    def sample_array(self, parameters: Array, noise: Array) -> Array:
+        """Return `mean + exp(log_std) * noise` as `(B, *action_shape)` float32."""
+        mean, log_std = parameters[:, : self.num_outputs], parameters[:, self.num_outputs :]
+        return (mean + np.exp(log_std) * noise).reshape(-1, *self.action_shape)
 
     def mode(self, parameters: Tensor) -> Tensor:
         """Return the mean as `(B, *action_shape)` float32."""

@@ -92,6 +92,7 @@ class MLP(nn.Module):
         if any(size < 1 for size in sizes):
             raise ConfigError(f"expected positive layer sizes, got {sizes}")
         self._activation, self._activation_ = activation_functions(activation)
+        self.activation = activation.lower()
         self.input_size = input_size
         self.output_size = output_size
         self.activate_output = activate_output

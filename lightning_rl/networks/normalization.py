@@ -22,7 +22,7 @@ from lightning_rl.types import TensorObservation
 Moments = tuple[Tensor, Tensor, Tensor]
 """Mean, population variance and count of a batch."""
 
-_EPS = 1e-8
+EPS = 1e-8
 
 
 class RunningMoments(nn.Module):
@@ -94,7 +94,7 @@ class RunningNormalizer(nn.Module):
             return torch.no_grad()(self.forward)
         moments = self.leaves["observation"]
         mean, var, clip = moments.mean, moments.var, self.clip
-        return lambda leaf: ((leaf - mean) * torch.rsqrt(var + _EPS)).clamp_(-clip, clip)
+        return lambda leaf: ((leaf - mean) * torch.rsqrt(var + EPS)).clamp_(-clip, clip)
 
     @torch.no_grad()
     def batch_moments(self, observation: TensorObservation) -> dict[str, Moments]:
@@ -185,11 +185,11 @@ class RewardNormalizer(nn.Module):
 
     def forward(self, reward: Tensor) -> Tensor:
         """Return the rewards, of any shape, divided by the standard deviation and clipped."""
-        return (reward * torch.rsqrt(self.moments.var + _EPS)).clamp(-self.clip, self.clip)
+        return (reward * torch.rsqrt(self.moments.var + EPS)).clamp(-self.clip, self.clip)
 
 
 def _standardize(leaf: Tensor, moments: RunningMoments, clip: float) -> Tensor:
-    return ((leaf - moments.mean) * torch.rsqrt(moments.var + _EPS)).clamp(-clip, clip)
+    return ((leaf - moments.mean) * torch.rsqrt(moments.var + EPS)).clamp(-clip, clip)
 
 
 def _module_name(key: str) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from lightning_rl.errors import ConfigError
 from lightning_rl.functional.parameters import check_unique_names
+from lightning_rl.networks.acting import ActingFunction, acting_function
 from lightning_rl.networks.distributions import make_action_head
 from lightning_rl.networks.encoders import make_encoder
 from lightning_rl.networks.mlp import MLP, NetworkChoice, build_network
 from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.networks.values import MLPCritic, ObservationFunction, chain_inference
-from lightning_rl.types import TensorObservation
+from lightning_rl.types import Array, TensorObservation
 
 
 class MLPActor(MLP):
@@ -127,6 +129,15 @@ class ActorCritic(nn.Module):
         log_std = self.log_std.detach()
         return lambda observation: _append_log_std(actor(observation), log_std)
 
+    def acting_function(self) -> ActingFunction:
+        """Return `distribution_parameters` as a lean function to NumPy; see `acting_function`.
+
+        The log standard deviation is that of the moment: make a new function for every rollout.
+        """
+        modules = (self.observation_normalizer, self.encoder, self.trunk, self.actor)
+        outputs = acting_function(*modules)
+        return outputs if self.log_std is None else _with_log_std(outputs, self.log_std)
+
     def _features(self, observation: TensorObservation) -> Tensor:
         if self.observation_normalizer is not None:
             observation = self.observation_normalizer(observation)
@@ -139,6 +150,16 @@ class ActorCritic(nn.Module):
 
     def _value(self, features: Tensor) -> Tensor:
         return self.critic(features).float().squeeze(-1)
+
+
+def _with_log_std(outputs: ActingFunction, log_std: Tensor) -> ActingFunction:
+    row = log_std.detach().numpy(force=True)
+
+    def act(observation: TensorObservation) -> Array:
+        mean = outputs(observation)
+        return np.concatenate((mean, np.broadcast_to(row, mean.shape)), axis=-1)
+
+    return act
 
 
 def _append_log_std(mean: Tensor, log_std: Tensor) -> Tensor:

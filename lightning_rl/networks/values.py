@@ -9,6 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from lightning_rl.networks.acting import ActingFunction, acting_function
 from lightning_rl.networks.encoders import IdentityEncoder, make_encoder
 from lightning_rl.networks.mlp import MLP, NetworkChoice, build_network, inference_function_of
 from lightning_rl.networks.normalization import RunningNormalizer
@@ -79,6 +80,10 @@ class QNetwork(nn.Module):
         if self.observation_normalizer is not None:
             observation = self.observation_normalizer(observation)
         return self.network(self.encoder(observation)).float()
+
+    def acting_function(self) -> ActingFunction:
+        """Return `forward` as a lean function to NumPy; see `acting_function`."""
+        return acting_function(self.observation_normalizer, self.encoder, self.network)
 
     def inference_function(self) -> ObservationFunction:
         """Return a lean function equal to `forward`, for acting; see `MLP.inference_function`."""

@@ -22,6 +22,7 @@ from lightning_rl.callbacks.interruption import GracefulStop
 from lightning_rl.callbacks.progress_bar import ProgressBar
 from lightning_rl.errors import ConfigError, check_ranges
 from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
+from lightning_rl.experience.setup import check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
@@ -126,6 +127,7 @@ class Trainer(pl.Trainer):
             **kwargs: As in Lightning. `ckpt_path` may be `last`, `best`, a file or None; `last` and
                 `best` continue the run of `run.experiment` and `run.name` in place.
         """
+        check_trainer(self)  # a spawning strategy fails before it reaches the agent's own check
         if kwargs.get("ckpt_path") in ("last", "best"):
             kwargs["ckpt_path"] = self._continue_in_place(model, kwargs["ckpt_path"])
         if self._evaluates_by_env_steps:
@@ -216,7 +218,7 @@ class Trainer(pl.Trainer):
         own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
         added: list[Logger] = [CSVMetrics(directory.path)]
         if self._adds_tensorboard:
-            purge = {"purge_step": start} if start else {}
+            purge: dict[str, Any] = {"purge_step": start} if start else {}
             folder = str(directory.path)
             added.append(
                 TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)

@@ -55,7 +55,8 @@ class SealedCheckpointIO(CheckpointIO):
         write_segments = packed.pop("write_segments", None)
         if write_segments is not None:
             # Before the checkpoint that lists them, so that none is ever listed and missing.
-            packed["volatile"]["segments"] = write_segments(SegmentStore(path.parent / REPLAY_FOLDER))
+            store = SegmentStore(path.parent / REPLAY_FOLDER)
+            packed["volatile"]["segments"] = write_segments(store)
         save_sealed(packed, path)
 
     def load_checkpoint(

@@ -14,7 +14,7 @@ _STAGES = ("ready", "started", "processed")
 
 
 def rewind_unit(loops: dict[str, Any]) -> None:
-    """Make a unit that has begun look as if it had not: all counts become those of the completed ones, in place."""
+    """Make a unit that has begun look as if it had not, in place: only completed ones count."""
     progress = loops["fit_loop"]["epoch_loop.batch_progress"]
     for counts in (progress["total"], progress["current"]):
         for stage in _STAGES:

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import pytest
 
 import lightning_rl.envs.probes  # noqa: F401  registers the probe environments
+from lightning_rl import algorithms
 from lightning_rl.algorithms.base import Algorithm
 
 BARE = {
@@ -23,6 +24,14 @@ BARE = {
     "log_every_n_steps": 1,
 }
 
+NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
+# Small units, so that a tiny budget has several of them. One without an entry uses its defaults.
+SMALL: dict[str, dict[str, Any]] = {
+    "PPO": {"num_steps": 16, "minibatch_size": 32, "update_epochs": 2},
+    "DQN": {"learning_starts": 16, "batch_size": 16, "env_steps_per_iteration": 32},
+}
+CARTPOLE = {"id": "CartPole-v1", "num_envs": 2}
+
 
 @pytest.fixture
 def fit() -> Callable[..., pl.Trainer]:
@@ -34,3 +43,15 @@ def fit() -> Callable[..., pl.Trainer]:
         return trainer
 
     return train
+
+
+@pytest.fixture(params=NAMES)
+def make(request: pytest.FixtureRequest) -> Callable[..., Algorithm]:
+    """Return a function that builds a small agent of one algorithm."""
+    cls = getattr(algorithms, request.param)
+
+    def build(env: Any = CARTPOLE, total_env_steps: int | None = 96, **arguments: Any) -> Algorithm:
+        small = {"seed": 1, "compile": False, **SMALL.get(request.param, {}), **arguments}
+        return cls(env, total_env_steps=total_env_steps, **small)
+
+    return build

@@ -6,21 +6,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from lightning_rl.algorithms.dqn import DQN, STATISTICS, bootstrap_value, dqn_loss
 from lightning_rl.callbacks.base import EventCallback
-from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import (
     ACTION_SPACES,
-    OBSERVATION_SPACES,
-    PROBES,
-    ObservationActionEnv,
-    ProbeEnv,
-    TruncationEnv,
 )
 from lightning_rl.errors import ConfigError
 
@@ -45,13 +38,6 @@ QUICK: dict[str, Any] = {
 
 def probe(name: str, **kwargs: Any) -> dict[str, Any]:
     return {"id": f"LightningRL/{name}-v0", "num_envs": 8, "kwargs": kwargs}
-
-
-class Endless(ProbeEnv):
-    """Reward 1 for ever, nothing to see: worth 1 / (1 - gamma) wherever a time limit cuts."""
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.zeros(1, dtype=np.float32), 1.0, False, False, {}
 
 
 # The loss. Observation 0 leads to observation 1; both networks are tables.
@@ -272,66 +258,3 @@ def test_arguments_out_of_range_are_refused_in_one_line(arguments: dict[str, Any
     with pytest.raises(ConfigError, match=message) as caught:
         DQN("CartPole-v1", **arguments)
     assert "\n" not in str(caught.value)
-
-
-# The probes.
-
-
-@pytest.mark.parametrize(
-    ("name", "observations"),
-    [
-        ("ConstantReward", [0.0]),
-        ("ObservationReward", [-1.0, 1.0]),
-        ("DelayedReward", [0.0, 1.0]),
-    ],
-)
-def test_values_of_the_probes(fit: Fit, name: str, observations: list[float]):
-    agent = DQN(probe(name), 1024, **QUICK)
-    fit(agent)
-    optimum = PROBES[f"LightningRL/{name}-v0"]()
-    for seen in observations:
-        value = agent.network(torch.tensor([[seen]])).max().item()
-        expected = optimum.optimal_value(np.array([seen]), GAMMA)
-        assert value == pytest.approx(expected, abs=0.05)
-
-
-def test_a_time_limit_is_bootstrapped_through(fit: Fit):
-    agent = DQN(EnvConfig(factory=Endless, num_envs=8, max_episode_steps=5), 4096, **QUICK)
-    fit(agent)
-    assert agent.network(torch.zeros(1, 1)).max().item() == pytest.approx(10.0, rel=0.05)
-
-
-def test_the_end_of_the_task_is_not_bootstrapped_through(fit: Fit):
-    agent = DQN(probe("Truncation", ends="terminated"), 2048, **QUICK)
-    fit(agent)
-    expected = TruncationEnv(ends="terminated").optimal_value(np.zeros(1), GAMMA)
-    assert expected == pytest.approx(4.0951)
-    assert agent.network(torch.zeros(1, 1)).max().item() == pytest.approx(expected, rel=0.1)
-
-
-def score(agent: DQN, env: ObservationActionEnv, episodes: int = 16) -> float:
-    rewards = []
-    for seed in range(episodes):
-        observation, _ = env.reset(seed=seed)
-        rewards.append(env.step(agent.predict(observation))[1])
-    return float(np.mean(rewards))
-
-
-@pytest.mark.parametrize("kind", sorted(OBSERVATION_SPACES))
-def test_every_observation_space_is_learned(fit: Fit, kind: str):
-    agent = DQN(probe("ObservationAction", observation=kind), 512, **{**QUICK, "batch_size": 32})
-    fit(agent)
-    assert score(agent, ObservationActionEnv(observation=kind)) == 1.0
-
-
-@pytest.mark.parametrize("variant", [{"double": True}, {"loss": "huber"}, {"tau": 0.5}])
-def test_every_variant_learns(fit: Fit, variant: dict[str, Any]):
-    agent = DQN(probe("ObservationAction"), 512, **{**QUICK, **variant})
-    fit(agent)
-    assert score(agent, ObservationActionEnv()) == 1.0
-
-
-def test_the_action_alone_is_learned(fit: Fit):
-    agent = DQN(probe("ActionReward"), 512, **QUICK)
-    fit(agent)
-    assert agent.predict([0.0]) == 1

@@ -18,11 +18,7 @@ from lightning_rl.callbacks.base import EventCallback
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import (
     ACTION_SPACES,
-    OBSERVATION_SPACES,
-    PROBES,
-    ObservationActionEnv,
     ProbeEnv,
-    TruncationEnv,
 )
 from lightning_rl.errors import ConfigError
 from lightning_rl.networks.distributions import make_action_head
@@ -42,13 +38,6 @@ QUICK: dict[str, Any] = {
 
 def probe(name: str, **kwargs: Any) -> dict[str, Any]:
     return {"id": f"LightningRL/{name}-v0", "num_envs": 8, "kwargs": kwargs}
-
-
-class Endless(ProbeEnv):
-    """Reward 1 for ever, nothing to see: worth 1 / (1 - gamma) wherever a time limit cuts."""
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        return np.zeros(1, dtype=np.float32), 1.0, False, False, {}
 
 
 # The losses.
@@ -395,69 +384,3 @@ def test_an_integer_box_is_refused_by_name():
 
     with pytest.raises(ConfigError, match="MultiDiscrete"):
         PPO(Integers)
-
-
-# The probes.
-
-
-@pytest.mark.parametrize(
-    ("env", "steps", "observations", "tolerance"),
-    [
-        (probe("ConstantReward"), 1024, [0.0], 0.05),
-        (probe("ObservationReward"), 1024, [-1.0, 1.0], 0.1),
-        (probe("DelayedReward"), 1024, [0.0, 1.0], 0.05),
-    ],
-)
-def test_values_of_the_probes(
-    fit: Fit, env: dict[str, Any], steps: int, observations: list[float], tolerance: float
-):
-    agent = PPO(env, steps, **QUICK)
-    fit(agent)
-    optimum = PROBES[env["id"]]()
-    for seen in observations:
-        value = agent.network.value(torch.tensor([[seen]])).item()
-        expected = optimum.optimal_value(np.array([seen]), GAMMA)
-        assert value == pytest.approx(expected, abs=tolerance)
-
-
-def test_a_time_limit_is_bootstrapped_through(fit: Fit):
-    env = EnvConfig(factory=Endless, num_envs=8, max_episode_steps=5)
-    agent = PPO(env, 4096, **{**QUICK, "max_grad_norm": 100.0})
-    fit(agent)
-    assert agent.network.value(torch.zeros(1, 1)).item() == pytest.approx(10.0, rel=0.05)
-
-
-def test_the_end_of_the_task_is_not_bootstrapped_through(fit: Fit):
-    agent = PPO(probe("Truncation", ends="terminated"), 2048, **QUICK)
-    fit(agent)
-    expected = TruncationEnv(ends="terminated").optimal_value(np.zeros(1), GAMMA)
-    assert expected == pytest.approx(4.0951)
-    assert agent.network.value(torch.zeros(1, 1)).item() == pytest.approx(expected, rel=0.1)
-
-
-def score(agent: PPO, env: ObservationActionEnv, episodes: int = 16) -> float:
-    rewards = []
-    for seed in range(episodes):
-        observation, _ = env.reset(seed=seed)
-        rewards.append(env.step(agent.predict(observation))[1])
-    return float(np.mean(rewards))
-
-
-@pytest.mark.parametrize("kind", sorted(ACTION_SPACES))
-def test_every_action_space_is_learned(fit: Fit, kind: str):
-    agent = PPO(probe("ObservationAction", action=kind), 1024, **QUICK)
-    fit(agent)
-    assert score(agent, ObservationActionEnv(action=kind)) > 0.95
-
-
-@pytest.mark.parametrize("kind", sorted(OBSERVATION_SPACES))
-def test_every_observation_space_is_learned(fit: Fit, kind: str):
-    agent = PPO(probe("ObservationAction", observation=kind), 512, **QUICK)
-    fit(agent)
-    assert score(agent, ObservationActionEnv(observation=kind)) == 1.0
-
-
-def test_the_action_alone_is_learned(fit: Fit):
-    agent = PPO(probe("ActionReward"), 512, **QUICK)
-    fit(agent)
-    assert agent.predict([0.0]) == 1

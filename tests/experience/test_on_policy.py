@@ -115,9 +115,9 @@ def new_source(learner: Any, started: Any, config: EnvConfig = COUNT, **options:
     return started(source, learner) if options.get("start", True) else source
 
 
-def run(source: OnPolicySource) -> list[list[list[float]]]:
+def run(source: OnPolicySource, drawn: list[Any] | None = None) -> list[Any]:
     """Return the observations and actions of all minibatches until the budget is spent."""
-    drawn = []
+    drawn = [] if drawn is None else drawn
     for unit in source:
         for minibatch in unit:
             unit.record(torch.ones(1))
@@ -173,7 +173,9 @@ def test_a_unit_that_was_not_finished_is_given_again(make_learner: Any, started:
     unit = source.next_unit()
     assert source.has_unfinished_unit
     assert source.next_unit() is unit
-    assert source.finish_unit() == {"rollout/mean_reward": pytest.approx(3.5)}
+    assert source.finish_unit() == {
+        "rollout/mean_reward": pytest.approx((21 + 16) / 12)
+    }  # 6 steps, and 5 and 1
     assert not source.has_unfinished_unit
 
 
@@ -204,12 +206,7 @@ def test_a_stop_anywhere_changes_nothing(
     learner.stop_at = stop
     drawn: list[Any] = []
     with pytest.raises(stopped):
-        for unit in source:
-            for minibatch in unit:
-                unit.record(torch.ones(1))
-                rows = minibatch["observation"].flatten().tolist()
-                drawn.append([rows, minibatch["action"].tolist()])
-            source.finish_unit()
+        run(source, drawn)
     torch.save(learner.state_dict(), tmp_path / "state")
 
     again = make_learner(60)

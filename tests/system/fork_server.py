@@ -216,6 +216,8 @@ def _env_steps(path: Path) -> int:
 
 
 def _main(run: Run) -> None:
+    # As in a program of the user's; here environments would start a fork server of their own.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     random.seed(0)
     np.random.seed(0)
@@ -229,7 +231,10 @@ def train(run: Run) -> None:
     """Do what `run` describes, in this process."""
     from lightning_rl import DQN, PPO, Trainer
     from lightning_rl.callbacks import Checkpoint, EvaluationEarlyStopping
+    from lightning_rl.callbacks.curves import TrainingCurves
 
+    # Drawing takes as long as all the rest of so small a run.
+    TrainingCurves.draw = lambda *_: None  # type: ignore[method-assign]
     callbacks: list[Any] = [Checkpoint(**run.checkpoint)]
     if run.patience is not None:
         callbacks.append(EvaluationEarlyStopping(run.patience))

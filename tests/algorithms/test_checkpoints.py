@@ -1,0 +1,245 @@
+"""Every exported algorithm as a policy and as a file: acting, checkpoints, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from lightning_rl import algorithms
+from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.envs.probes import OBSERVATION_SPACES, CountEnv, ObservationActionEnv, show_bit
+from lightning_rl.errors import CheckpointError, ConfigError
+
+Fit = Callable[..., pl.Trainer]
+NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
+NETWORK = {"PPO": "actor", "DQN": "network"}
+CARTPOLE = {"id": "CartPole-v1", "num_envs": 2}
+
+
+class Nested(ObservationActionEnv):
+    """An observation inside a Dict inside a Tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        leaf = self.observation_space
+        self.observation_space = spaces.Tuple((spaces.Dict({"a": spaces.Dict({"b": leaf})}), leaf))
+
+    def _show(self) -> Any:
+        sign = super()._show()
+        return {"a": {"b": sign}}, sign
+
+
+class LinearNetwork(nn.Module):
+    """A network of somebody's own."""
+
+    def __init__(self, input_size: int, output_size: int, bias: bool = True) -> None:
+        super().__init__()
+        self.layer = nn.Linear(input_size, output_size, bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.layer(features)
+
+
+def weights(agent: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in agent.parameters()])
+
+
+def saved(fit: Fit, agent: Algorithm, path: Path) -> Path:
+    fit(agent).save_checkpoint(path)
+    return path
+
+
+def primitive(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and primitive(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(primitive(item) for item in value)
+    return type(value) in (bool, int, float, str, type(None))
+
+
+# Acting.
+
+
+def test_predict_takes_lists_arrays_and_batches(make: Any):
+    agent = make()
+    one = agent.predict([0.1, 0.2, 0.3, 0.4])
+    assert agent.action_space.contains(one)
+    assert one == agent.predict(np.array([0.1, 0.2, 0.3, 0.4]))  # float64, as Python's numbers
+    assert agent.predict(np.zeros((5, 4), dtype=np.float32)).shape == (5,)
+    assert agent.predict(np.zeros((1, 4), dtype=np.float32)).shape == (1,)
+    assert agent.predict([[0.0] * 4] * 3).tolist() == [agent.predict([0.0] * 4)] * 3
+
+
+@pytest.mark.parametrize("wrong", [[0.0] * 3, 0.0, np.zeros((2, 2, 4))])
+def test_predict_refuses_another_shape_and_names_both(make: Any, wrong: Any):
+    with pytest.raises(ConfigError, match=r"shape \(4,\), or a batch of them, received \("):
+        make().predict(wrong)
+
+
+@pytest.mark.parametrize("kind", sorted(OBSERVATION_SPACES))
+def test_predict_takes_every_kind_of_observation(make: Any, fit: Fit, tmp_path: Path, kind: str):
+    env = {"id": "LightningRL/ObservationAction-v0", "kwargs": {"observation": kind}}
+    agent = make(env, 32)
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    for one in (agent, type(agent).load_from_checkpoint(path)):
+        assert one.predict(show_bit(kind, 1)) in (0, 1)
+
+
+def test_nested_observations(make: Any, fit: Fit, tmp_path: Path):
+    agent = make(Nested, 32)
+    loaded = type(agent).load_from_checkpoint(saved(fit, agent, tmp_path / "a.ckpt"))
+    sign = np.ones(1, dtype=np.float32)
+    for one in (agent, loaded):
+        assert one.predict(({"a": {"b": sign}}, sign)) in (0, 1)
+        assert one.predict({"0.a.b": sign, "1": sign}) in (0, 1)
+        batch = np.ones((3, 1), dtype=np.float32)
+        assert one.predict(({"a": {"b": batch}}, batch)).shape == (3,)
+    with pytest.raises(ConfigError, match=r"entries \['0.a.b', '1'\], received ndarray"):
+        agent.predict(sign)
+
+
+def test_actions_outside_of_training_are_deterministic_or_sampled(make: Any):
+    agent = make()
+    observations = np.zeros((200, 4), dtype=np.float32)
+    assert len(set(agent.predict(observations).tolist())) == 1
+    assert set(agent.predict(observations, deterministic=False).tolist()) == {0, 1}
+
+
+# Checkpoints.
+
+
+def test_a_checkpoint_is_a_policy_without_a_configuration(make: Any, fit: Fit, tmp_path: Path):
+    agent = make({**CARTPOLE, "normalize_observation": True, "normalize_reward": True})
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    for cls in (type(agent), Algorithm):
+        loaded = cls.load_from_checkpoint(path)
+        assert type(loaded) is type(agent)
+        assert loaded.hyperparameters == agent.hyperparameters
+        assert (loaded.env_steps, loaded.iteration) == (96, 3)
+        assert not loaded.training
+        assert loaded.predict(observations).tolist() == agent.predict(observations).tolist()
+        for key, value in agent.state_dict().items():
+            assert torch.equal(value, loaded.state_dict()[key]), key
+    normalizers = [key for key in agent.state_dict() if "normalizer" in key and "count" in key]
+    assert len(normalizers) >= 2
+
+
+def test_a_loaded_agent_can_be_tested_and_trained_on(make: Any, fit: Fit, tmp_path: Path):
+    agent = make()
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    loaded = type(agent).load_from_checkpoint(path, total_env_steps=128)
+    trainer = fit(loaded, ckpt_path=str(path))
+    assert loaded.env_steps == 128
+    again = saved(lambda agent: trainer, loaded, tmp_path / "b.ckpt")
+    assert Algorithm.load_from_checkpoint(again).env_steps == 128
+
+
+def test_hyperparameters_are_primitives(make: Any):
+    agent = make(**{NETWORK[type(make()).__name__]: LinearNetwork})
+    assert primitive(agent.hyperparameters)
+    assert agent.hyperparameters["env"] == CARTPOLE
+    assert agent.hyperparameters["seed"] == 1
+    again = type(agent)(
+        **{**agent.hyperparameters, **{NETWORK[type(agent).__name__]: LinearNetwork}}
+    )
+    assert again.hyperparameters == agent.hyperparameters
+
+
+def test_another_class_is_refused_by_name(make: Any, fit: Fit, tmp_path: Path):
+    agent = make()
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    for other in set(NAMES) - {type(agent).__name__}:
+        with pytest.raises(CheckpointError, match=f"{type(agent).__name__}, but {other}"):
+            getattr(algorithms, other).load_from_checkpoint(path)
+
+
+def test_networks_that_do_not_fit_are_listed(make: Any, fit: Fit, tmp_path: Path):
+    path = saved(fit, make(), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"do not fit.*\(.*\) in the checkpoint, \(.*\) here"):
+        type(make()).load_from_checkpoint(path, hidden_sizes=(7,))
+
+
+@pytest.mark.parametrize("factory", [CountEnv, lambda: CountEnv()])
+def test_an_env_given_as_code_is_asked_for_only_when_needed(
+    make: Any, fit: Fit, tmp_path: Path, factory: Any
+):
+    agent = make(factory)
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    assert "factory" in agent.hyperparameters["env"]
+    loaded = type(agent).load_from_checkpoint(path)
+    assert loaded.predict([3.0]) == agent.predict([3.0])
+    trainer = pl.Trainer(
+        logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False
+    )
+    with pytest.raises(ConfigError, match="pass it as env="):
+        trainer.test(loaded, verbose=False)
+    trainer.test(type(agent).load_from_checkpoint(path, env=factory), verbose=False)
+
+
+def test_an_environment_with_other_spaces_is_refused(make: Any, fit: Fit, tmp_path: Path):
+    path = saved(fit, make(), tmp_path / "a.ckpt")
+    with pytest.raises(CheckpointError, match=r"observation space.*but Acrobot-v1 has"):
+        type(make()).load_from_checkpoint(path, env="Acrobot-v1")
+
+
+# Environments and networks.
+
+
+def test_unsupported_observations_are_refused_by_name(make: Any):
+    class Text(CountEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = spaces.Text(5)
+
+    with pytest.raises(ConfigError, match=r"among Box, Discrete.*received Text"):
+        make(Text)
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", CARTPOLE, lambda: gymnasium.make("CartPole-v1")])
+def test_every_way_to_name_an_environment(make: Any, env: Any):
+    agent = make(env)
+    assert agent.observation_space.shape == (4,)
+    assert agent.class_path.endswith(type(agent).__name__)
+
+
+def test_networks_by_class_by_mapping_and_by_path(make: Any, fit: Fit, tmp_path: Path):
+    argument = NETWORK[type(make()).__name__]
+    path_of_actor = "lightning_rl.networks.policies.MLPActor"
+    shipped = {"class_path": path_of_actor, "init_args": {"hidden_sizes": [5]}}
+    agent = make(**{argument: shipped})
+    assert 5 in {p.shape[0] for p in agent.network.parameters()}
+    path = saved(fit, agent, tmp_path / "a.ckpt")
+    assert torch.equal(weights(Algorithm.load_from_checkpoint(path)), weights(agent))
+    assert make(**{argument: shipped}).hyperparameters[argument] == shipped
+
+    by_path = make(**{argument: path_of_actor})
+    assert torch.isfinite(weights(by_path)).all()
+    by_class = make(**{argument: LinearNetwork})
+    assert any(isinstance(module, LinearNetwork) for module in by_class.modules())
+    fit(by_class)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("os.system", "not on the allow-list"),
+        ({"class_path": "torch.nn.Linaer"}, "did you mean"),
+        ({"class_path": "torch.nn.Linear", "init_args": {"out": 1}}, "out"),
+        (lambda input_size, output_size: nn.Linear(input_size, output_size), "cannot be stored"),
+        (nn.Linear(4, 2), "received Linear|cannot be stored"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(make: Any, network: Any, message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        make(**{NETWORK[type(make()).__name__]: network})
+    assert "\n" not in str(caught.value)

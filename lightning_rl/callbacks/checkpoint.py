@@ -20,9 +20,8 @@ from lightning_rl.errors import (
     check_choice,
     check_ranges,
 )
-from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
 from lightning_rl.storage.sealed import load_sealed
-from lightning_rl.storage.segments import SegmentStore
+from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
 logger = logging.getLogger(__name__)
 

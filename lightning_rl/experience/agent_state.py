@@ -19,13 +19,12 @@ from lightning_rl.experience.random_streams import (
     restore_global_random_state,
 )
 from lightning_rl.experience.source import ExperienceSource
-from lightning_rl.storage.checkpoint_io import REPLAY_FOLDER
 from lightning_rl.storage.loop_progress import (
     rewind_unit,
     rewind_validation,
     settle_validation,
 )
-from lightning_rl.storage.segments import SegmentStore
+from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 from lightning_rl.trust import import_object
 
 Agent: TypeAlias = Any

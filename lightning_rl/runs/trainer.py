@@ -26,7 +26,12 @@ from lightning_rl.experience.setup import check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
-from lightning_rl.storage.segments import checkpoint_env_steps, newest_good_checkpoint
+from lightning_rl.storage.sealed import remove_temporaries
+from lightning_rl.storage.segments import (
+    REPLAY_FOLDER,
+    checkpoint_env_steps,
+    newest_good_checkpoint,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +205,9 @@ class Trainer(pl.Trainer):
         take_next = generated and resumed is None
         with RunDirectory.claim(path, resumed is not None, take_next) as directory:
             self.run_directory = directory
+            folder = directory.checkpoints
+            for place in (directory.path, folder, folder / REPLAY_FOLDER):
+                remove_temporaries(place)  # a killed attempt's: the lock says nobody is writing
             start = checkpoint_env_steps(Path(checkpoint)) if checkpoint else 0
             if resumed is not None:
                 directory.supersede(start)

@@ -10,9 +10,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 
 from lightning_rl.errors import CheckpointError
 from lightning_rl.storage.sealed import load_sealed, save_sealed
-from lightning_rl.storage.segments import SegmentStore
-
-REPLAY_FOLDER = "replay"
+from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
 # Lightning's loop progress and epoch number: a run that was extended has another epoch.
 _VOLATILE_ENTRIES = {"loops", "epoch"}

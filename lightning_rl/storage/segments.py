@@ -20,6 +20,9 @@ from torch import Tensor
 from lightning_rl.errors import CheckpointError
 from lightning_rl.storage.sealed import load_sealed, save_sealed_named, verify_seal
 
+REPLAY_FOLDER = "replay"
+"""Where a folder of checkpoints keeps its segments."""
+
 _SEGMENT_NAME = re.compile(r"[0-9]+-[0-9]+-[0-9a-f]{12}\.segment", re.ASCII)
 _NUMBERED = re.compile(r"env_steps=([0-9]{1,18})\.ckpt", re.ASCII)
 _MAX_LISTED = 15
@@ -204,15 +207,18 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def checkpoint_env_steps(path: Path) -> int:
-    """Load a checkpoint and return the env steps it was taken at: the default verification.
+    """Verify a checkpoint with the segments it lists, and return the env steps it was taken at.
 
     Raises:
-        CheckpointError: It is damaged, or it does not say.
+        CheckpointError: It or a segment is damaged, or it does not say its env steps.
     """
-    entry: Any = load_sealed(path).get("lightning_rl")
+    checkpoint = load_sealed(path)
+    entry, volatile = checkpoint.get("lightning_rl"), checkpoint.get("volatile")
     env_steps = entry.get("env_steps") if isinstance(entry, dict) else None
     if type(env_steps) is not int:
         raise CheckpointError(f"{path}: does not say its env steps")
+    if isinstance(volatile, dict) and "segments" in volatile:
+        SegmentStore(Path(path).resolve().parent / REPLAY_FOLDER).verify(volatile["segments"])
     return env_steps
 
 
@@ -231,7 +237,7 @@ def newest_good_checkpoint(
         directory: The run's `checkpoints` folder.
         named: A file to prefer over all others, such as `best.ckpt`.
         verify: Returns the env steps of a good checkpoint and raises `CheckpointError` for a bad
-            one; it should check the replay segments that the checkpoint lists as well.
+            one.
 
     Returns:
         The path, and (bad path, reason) for each that was tried in vain.

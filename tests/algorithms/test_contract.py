@@ -245,6 +245,6 @@ def test_a_stock_trainer_gets_what_it_lacks(make: Any, fit: Fit, caplog: Any):
     tags: set[str] = set()
     note = lambda trainer, agent, metrics, at: tags.update(metrics)  # noqa: E731
     with caplog.at_level(logging.WARNING):
-        fit(make(), callbacks=[EventCallback(on_metrics=note)])
+        fit(make("LightningRL/Count-v0"), callbacks=[EventCallback(on_metrics=note)])
     assert {"episode/mean_reward", "time/env_steps_per_second"} <= tags
     assert not [record for record in caplog.records if record.name.startswith("lightning_rl")]

@@ -119,9 +119,9 @@ def test_every_observation_space_is_learned(fit: Fit, cls: Any, kind: str):
 
 @pytest.mark.parametrize("kind", sorted(ACTION_SPACES))
 def test_ppo_learns_every_action_space(fit: Fit, kind: str):
-    agent = PPO(probe("ObservationAction", action=kind), 1024, **QUICK[PPO])
+    agent = PPO(probe("ObservationAction", action=kind), 2048, **QUICK[PPO])
     fit(agent)
-    assert score(agent, ObservationActionEnv(action=kind)) > 0.95
+    assert score(agent, ObservationActionEnv(action=kind)) > 0.95  # 0.75 with the mean action
 
 
 @pytest.mark.parametrize(

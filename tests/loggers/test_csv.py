@@ -98,7 +98,7 @@ def test_columns_newer_than_the_checkpoint_are_cut(tmp_path):
 
 
 def test_columns_of_measured_times_depend_on_nothing(tmp_path):
-    """Two runs may measure a time at different rows: their states agree, and resume keeps the cells."""
+    """Two runs may measure a time at different rows; resume keeps the cells."""
     early, late = CSVMetrics(tmp_path / "early"), CSVMetrics(tmp_path / "late")
     early.log_metrics({"time/eta_s": 1.5, "a": 1}, step=1)
     late.log_metrics({"a": 1}, step=1)

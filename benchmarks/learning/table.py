@@ -36,13 +36,15 @@ def render(folder: Path = RESULTS) -> str:
     """Return the summary table and one table of seeds per gate, as Markdown."""
     found = [(gate, load(gate, folder)) for gate in GATES]
     lines = [
-        "| configuration | environment | env steps | gate | score | 95 % interval | IQM "
+        "| configuration | environment | env steps allowed | gate | score | 95 % interval | IQM "
         "| met | published (one run) |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_summary(gate, results) for gate, results in found),
     ]
+    lines += ["", *_machines([result for _, results in found for result in results])]
     for gate, results in found:
-        lines += ["", *_seeds(gate, results)]
+        if results:
+            lines += ["", *_seeds(gate, results)]
     return "\n".join(lines) + "\n"
 
 
@@ -67,18 +69,31 @@ def _summary(gate: Gate, results: list[Result]) -> str:
     best = returns(results, "best")
     score = bounds = middle = "-"
     if best:
-        low, high = interval(best, gate.score)
-        score, bounds = f"**{_number(gate.score(best))}**", f"{_number(low)} to {_number(high)}"
-        middle = _number(interquartile_mean(best))
+        score, middle = f"**{_number(gate.score(best))}**", _number(interquartile_mean(best))
+    if len(best) > 1:
+        bounds = " to ".join(_number(bound) for bound in interval(best, gate.score))
     met = "yes" if gate.is_met(best) else "**no**"
     if len(best) < gate.seeds:
-        met += f" ({len(best)} of {gate.seeds} seeds)"
+        met = f"open: {len(best)} of {gate.seeds} seeds"
     threshold = f"{gate.statistic} ≥ {_number(gate.threshold, 0)}"
     cells = (
         gate.config, gate.env, f"{gate.env_steps:,}", threshold, score, bounds, middle, met,
         published,
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def _machines(results: list[Result]) -> list[str]:
+    """Return one line for each combination of machine and software that results come from."""
+    lines = []
+    for result in results:
+        versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+        commit, package = result["git_commit"] or "none", result["package_sha256"]
+        lines.append(
+            f"- {result['cpu']}, one thread, {result['system']}; {versions}; "
+            f"package of commit {commit[:7]} (sha256 {package[:8]})"
+        )
+    return list(dict.fromkeys(lines))
 
 
 def _seeds(gate: Gate, results: list[Result]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -197,6 +198,7 @@ class AgentState:
         trainer: pl.Trainer | None = agent._trainer
         if trainer is not None and trainer.state.fn == "fit":
             self._pending = checkpoint
+            _keep_decisions(agent, checkpoint["hyper_parameters"])
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         agent, entry = self._agent, checkpoint[ENTRY]
@@ -245,6 +247,18 @@ def agent_from_checkpoint(
     agent.on_load_checkpoint(checkpoint)
     agent.load_state_dict(checkpoint["state_dict"])
     return agent.eval()
+
+
+def _keep_decisions(agent: Agent, stored: dict[str, Any]) -> None:
+    """Keep what the first attempt resolved by itself, where the arguments leave it open again."""
+    given = agent._arguments
+    unset = {name for name in stored if name in given and given[name] in (None, "auto")}
+    if "seed" in unset:
+        agent.seed = stored["seed"]
+    if "schedule_env_steps" in unset:
+        agent.budget = replace(agent.budget, schedule_env_steps=stored["schedule_env_steps"])
+    if "compile" in unset:
+        agent.compiled = stored["compile"]
 
 
 def _logger_states(agent: Agent) -> dict[str, Any]:

@@ -157,6 +157,7 @@ class EvaluationHooks(pl.LightningModule):
             for name, value in self.evaluation.items()
             if isinstance(value, float)
         }
+        # For stock callbacks; its loggers would get batches as axis and not env steps.
         self.log_dict(statistics, logger=False)
         if not self.trainer.sanity_checking:
             self.log_metrics(statistics)

@@ -73,10 +73,10 @@ class ExperienceSource(IterableDataset, ABC):
         self.env_steps_at_epoch_start = 0
 
     def __len__(self) -> int:
-        return self.learner.budget.units(self.unit_env_steps, self.env_steps_at_epoch_start)
-
-    def __bool__(self) -> bool:
-        return True  # also when nothing is left of the budget
+        # Never 0, even when the budget is spent: Lightning would skip training altogether, and with
+        # it everything that restores the state of the run.
+        units = self.learner.budget.units(self.unit_env_steps, self.env_steps_at_epoch_start)
+        return max(1, units)
 
     def __iter__(self) -> Iterator[Any]:
         while self.has_unfinished_unit or not self._budget_is_spent():

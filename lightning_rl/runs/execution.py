@@ -22,6 +22,7 @@ from lightning_rl.envs.seeding import episode_seed
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.evaluation import EVAL_MAX_STEPS_PER_EPISODE, EvaluationSource
 from lightning_rl.experience.random_streams import (
+    RandomStreams,
     global_random_state,
     restore_global_random_state,
 )
@@ -100,6 +101,7 @@ def _untouched(agent: Agent, seed: int) -> Iterator[None]:
     """Put modes and random streams back, whatever happens inside, and start it from `seed`."""
     modes = [(module, module.training) for module in agent.modules()]
     state, own_state = global_random_state(), agent.streams.state_dict()
+    agent.streams.load_state_dict(RandomStreams(seed).state_dict())
     try:
         agent.eval()
         random.seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from lightning_rl.algorithms.base import Algorithm
@@ -36,6 +39,8 @@ from lightning_rl.storage.segments import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_EVALUATIONS = 10
+SMALL_NETWORK = 500_000
+"""Parameters below which a second CPU thread costs more than it computes."""
 
 
 class Trainer(pl.Trainer):
@@ -47,6 +52,8 @@ class Trainer(pl.Trainer):
             default a tenth of the budget; 0 for none. Without effect beside `val_check_interval`.
         eval_episodes: Episodes of an evaluation.
         test_episodes: Episodes of `test`.
+        num_threads: CPU threads of torch; default one for networks below half a million parameters,
+            which more threads only slow down, unless OMP_NUM_THREADS is set.
         accelerator: As in Lightning.
         max_epochs: As in Lightning; -1 because the budget ends a run.
         log_every_n_steps: Training units between two logged rows.
@@ -72,6 +79,7 @@ class Trainer(pl.Trainer):
         eval_every_env_steps: int | None = None,
         eval_episodes: int = 20,
         test_episodes: int = 100,
+        num_threads: int | None = None,
         accelerator: str = "auto",
         max_epochs: int | None = -1,
         log_every_n_steps: int | None = 10,
@@ -89,11 +97,13 @@ class Trainer(pl.Trainer):
                 "trainer.eval_every_env_steps": (eval_every_env_steps, 0, None),
                 "trainer.eval_episodes": (eval_episodes, 1, None),
                 "trainer.test_episodes": (test_episodes, 1, None),
+                "trainer.num_threads": (num_threads, 1, None),
             }
         )
         self.run_config = run if isinstance(run, RunConfig) else RunConfig(**(run or {}))
         self.eval_every_env_steps = eval_every_env_steps
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
+        self.num_threads = num_threads
         self.run_directory: RunDirectory | None = None
         self.config_text: str | None = None
         self._resumed_directory: Path | None = None
@@ -103,6 +113,7 @@ class Trainer(pl.Trainer):
         own = [callbacks] if isinstance(callbacks, pl.Callback) else list(callbacks or [])
         if not kwargs.get("barebones"):
             own += missing(self._default_callbacks(enable_checkpointing, enable_progress_bar), own)
+            own.append(LambdaCallback(on_fit_start=self._schedule_evaluations))
         _quieten_lightning()
         super().__init__(
             accelerator=accelerator,
@@ -135,10 +146,30 @@ class Trainer(pl.Trainer):
         check_trainer(self)  # a spawning strategy fails before it reaches the agent's own check
         if kwargs.get("ckpt_path") in ("last", "best"):
             kwargs["ckpt_path"] = self._continue_in_place(model, kwargs["ckpt_path"])
-        if self._evaluates_by_env_steps:
-            self._schedule_evaluations(model)
+        self._choose_threads(model)
         with self._open_run_directory(model, kwargs.get("ckpt_path")):
             super().fit(model, *args, **kwargs)
+
+    def validate(  # type: ignore[override]
+        self, model: Algorithm | None = None, *, verbose: bool = True, **kwargs: Any
+    ) -> list[dict[str, float]]:
+        """Play the evaluation episodes; return and, if `verbose`, report their statistics."""
+        super().validate(model, verbose=False, **kwargs)
+        return self._evaluation_results(verbose)
+
+    def test(  # type: ignore[override]
+        self, model: Algorithm | None = None, *, verbose: bool = True, **kwargs: Any
+    ) -> list[dict[str, float]]:
+        """Play the test episodes, whose seeds nothing was chosen by; return as `validate`."""
+        super().test(model, verbose=False, **kwargs)
+        return self._evaluation_results(verbose)
+
+    def _evaluation_results(self, verbose: bool) -> list[dict[str, float]]:
+        agent: Any = self.lightning_module
+        results = {f"eval/{k}": v for k, v in agent.evaluation.items() if isinstance(v, float)}
+        if verbose:
+            logger.info("%s", ", ".join(f"{tag} {value:.2f}" for tag, value in results.items()))
+        return [results]
 
     def resume_from(self, directory: RunDirectory | Path | None, checkpoint: Path | None) -> None:
         """Make the next `fit` continue the run of `directory` in place; None starts a new one."""
@@ -157,8 +188,21 @@ class Trainer(pl.Trainer):
             defaults.append(Checkpoint())
         return defaults
 
-    def _schedule_evaluations(self, agent: Algorithm) -> None:
-        """Turn env steps into a whole number of training units, once."""
+    def _choose_threads(self, agent: Algorithm) -> None:
+        """Set torch's threads; nothing is changed where the user has chosen by OMP_NUM_THREADS."""
+        size = sum(parameter.numel() for parameter in agent.parameters())
+        if self.num_threads is not None:
+            torch.set_num_threads(self.num_threads)
+        elif "OMP_NUM_THREADS" not in os.environ and size < SMALL_NETWORK:
+            torch.set_num_threads(1)
+
+    def _schedule_evaluations(self, trainer: pl.Trainer, agent: Algorithm) -> None:
+        """Turn env steps into a whole number of training units.
+
+        Only at the start of a fit, since a checkpoint decides what the schedules span.
+        """
+        if not self._evaluates_by_env_steps:
+            return
         every = self.eval_every_env_steps
         if every == 0:
             self.limit_val_batches = 0

@@ -31,6 +31,11 @@ def result(best: float, seed: int, config: str = "ppo/cartpole") -> dict[str, An
         "seed": seed,
         "env_steps": 1_024,
         "training_s": 12.3,
+        "cpu": "Abacus",
+        "system": "Linux",
+        "versions": {"torch": "2.13.0"},
+        "git_commit": "0123456789",
+        "package_sha256": "fedcba9876",
         "best": score,
         "last": last,
     }
@@ -113,10 +118,20 @@ def test_the_table_lists_every_seed_and_says_what_is_missed(tmp_path: Path) -> N
     assert "| 480.0 | yes |" in summary["ppo/cartpole"]
     assert "| **471.6** |" in summary["dqn/cartpole"]
     assert "| **no** |" in summary["dqn/cartpole"]
-    assert "| **no** (0 of 3 seeds) |" in summary["ppo/half_cheetah"]
+    assert "| open: 0 of 3 seeds |" in summary["ppo/half_cheetah"]
+    machine = (
+        "- Abacus, one thread, Linux; torch 2.13.0; package of commit 0123456 (sha256 fedcba98)"
+    )
+    assert text.splitlines().count(machine) == 1
     assert "| 4 | 470.0 ± 1.0 | 460.0 ± 2.0 | 700 | 1,024 | 12 s |" in text
     assert "ppo/cartpole" not in missed(tmp_path)
     assert set(missed(tmp_path)) == {gate.config for gate in GATES} - {"ppo/cartpole"}
+
+
+def test_one_seed_has_a_score_and_no_interval(tmp_path: Path) -> None:
+    store(tmp_path, "ppo/acrobot", [-74.0])
+    (line,) = [line for line in render(tmp_path).splitlines() if line.startswith("| ppo/acrobot")]
+    assert "| mean ≥ −85 | **−74.0** | - | −74.0 | open: 1 of 5 seeds |" in line
 
 
 def test_results_beyond_the_gates_seeds_do_not_count(tmp_path: Path) -> None:

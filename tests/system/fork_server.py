@@ -98,7 +98,7 @@ class Run:
         return replace(self, agent={**self.agent, **agent})
 
     def resumed(self) -> Run:
-        """Return the continuation of the run, or its first start where nothing was saved yet."""
+        """Return the run's continuation, or its first start where nothing was saved yet."""
         return replace(
             self, ckpt_path="last" if self.checkpoints else None, kill_point=None, stop=None
         )

@@ -31,6 +31,7 @@ class GracefulStop(Callback):
 
     def __init__(self) -> None:
         self._previous: dict[signal.Signals, Any] = {}
+        self._is_training = False
         self._agent: Agent = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -40,11 +41,12 @@ class GracefulStop(Callback):
         self._agent = pl_module
         self._agent.stop_requested = 0
         self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+        self._is_training = True
         self._install()
 
     def on_train_start(self, trainer: Trainer, agent: Agent) -> None:
         """Install the handlers again: Lightning has put its own over them."""
-        if self._previous:
+        if self._is_training:
             self._install()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -62,12 +64,17 @@ class GracefulStop(Callback):
             signal.signal(number, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_training:  # Lightning has put it back after an exception
+            signal.signal(number, self._previous[signal.Signals(number)])
+            os.kill(os.getpid(), number)
+            return
         if self._agent.stop_requested:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
         self._agent.stop_requested = number
 
     def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        if self._is_training:
+            self._is_training = False
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)

@@ -252,7 +252,8 @@ def agent_from_checkpoint(
 def _keep_decisions(agent: Agent, stored: dict[str, Any]) -> None:
     """Keep what the first attempt resolved by itself, where the arguments leave it open again."""
     given = agent._arguments
-    unset = {name for name in stored if name in given and given[name] in (None, "auto")}
+    names = ("seed", "schedule_env_steps", "compile")
+    unset = {name for name in names if name in stored and given[name] in (None, "auto")}
     if "seed" in unset:
         agent.seed = stored["seed"]
     if "schedule_env_steps" in unset:

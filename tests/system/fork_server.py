@@ -34,6 +34,8 @@ _FORK_SERVER = multiprocessing.get_context("forkserver")
 _FORK_SERVER.set_forkserver_preload(
     [
         "lightning_rl.runs.trainer",
+        "lightning_rl.cli.main",
+        "lightning_rl.cli.parser",
         "lightning_rl.algorithms.ppo",
         "lightning_rl.algorithms.dqn",
         "gymnasium.envs.classic_control",
@@ -107,6 +109,13 @@ class Run:
 def start(run: Run) -> BaseProcess:
     """Start a run in a forked process."""
     process = _FORK_SERVER.Process(target=_main, args=(run,))
+    process.start()
+    return process
+
+
+def start_command(words: list[str], output: Path) -> BaseProcess:
+    """Start `lightning-rl` with these words; what it prints goes to `output`."""
+    process = _FORK_SERVER.Process(target=_command, args=(words, str(output)))
     process.start()
     return process
 
@@ -231,6 +240,18 @@ def _main(run: Run) -> None:
     if run.kill_point is not None:
         os.environ["LIGHTNING_RL_KILL_POINT"] = run.kill_point
     train(run)
+
+
+def _command(words: list[str], output: str) -> None:
+    multiprocessing.set_start_method("fork", force=True)
+    torch.set_num_threads(1)
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.argv = ["lightning-rl", *words]
+    from lightning_rl.cli.main import main
+
+    raise SystemExit(main(words))
 
 
 def train(run: Run) -> None:

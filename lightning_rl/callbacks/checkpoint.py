@@ -106,7 +106,8 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def on_stop(self, trainer: Trainer, agent: Agent) -> None:
         """Save in the middle of a unit, because the run was asked to stop."""
-        self._save_last(trainer, agent)
+        if agent.source is not None:  # else it was asked before anything had begun
+            self._save_last(trainer, agent)
 
     def on_validation_end(self, trainer: Trainer, agent: Agent) -> None:
         """Save when the evaluation is among the best."""
@@ -150,6 +151,7 @@ class Checkpoint(Callback, LightningCheckpoint):
             return
         try:
             agent.state.drop_unfinished = True
+            agent.state.interrupts_validation = agent.is_evaluating
             self._write(trainer, self.directory(trainer) / EMERGENCY)
         except Exception as error:
             logger.warning("no emergency checkpoint could be written: %s", error)
@@ -173,24 +175,18 @@ class Checkpoint(Callback, LightningCheckpoint):
         return (agent.env_steps // every + 1) * every
 
     def _save_numbered(self, trainer: Trainer, agent: Agent, is_last: bool = True) -> None:
-        folder = self.directory(trainer)
-        name = _numbered(agent.env_steps)
-        if not self._try_write(trainer, folder / name) or not trainer.is_global_zero:
-            return
-        if is_last:
-            _link(folder, LAST, name)
-        if self.best:
-            _link(folder, BEST, _numbered(self.best[0][1]))
-        self._prune(folder)
+        self._try_write(trainer, self.directory(trainer) / _numbered(agent.env_steps), is_last)
 
     def _save_last(self, trainer: Trainer, agent: Agent) -> None:
         self._try_write(trainer, self.directory(trainer) / LAST)
 
-    def _try_write(self, trainer: Trainer, path: Path) -> bool:
-        """Write and return True, or warn at most once a minute that the disk does not take it."""
+    def _try_write(self, trainer: Trainer, path: Path, is_last: bool = True) -> None:
+        """Write, or warn at most once a minute that the disk does not take it."""
         self._saved_at = time.monotonic()
         try:
             self._write(trainer, path)
+            if path.name != LAST and trainer.is_global_zero:
+                self._publish(path, is_last)
         except OSError as error:
             self._unsaved_error = error
             if time.monotonic() - self._warned_at >= RETRY_WARNING_S:
@@ -200,9 +196,16 @@ class Checkpoint(Callback, LightningCheckpoint):
                     path,
                     error.strerror,
                 )
-            return False
-        self._unsaved_error = None
-        return True
+        else:
+            self._unsaved_error = None
+
+    def _publish(self, path: Path, is_last: bool) -> None:
+        """Point the links to a new numbered file and remove what it makes superfluous."""
+        if is_last:
+            _link(path.parent, LAST, path.name)
+        if self.best:
+            _link(path.parent, BEST, _numbered(self.best[0][1]))
+        self._prune(path.parent)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
         trainer.save_checkpoint(path, weights_only=False)
@@ -227,8 +230,11 @@ class Checkpoint(Callback, LightningCheckpoint):
     def _segments_of(self, path: Path) -> set[str]:
         name = path.resolve().name
         if name not in self._segments:
-            volatile = load_sealed(path)["volatile"]
-            self._segments[name] = {segment["file"] for segment in volatile.get("segments", [])}
+            try:
+                listed = load_sealed(path)["volatile"].get("segments", [])
+            except CheckpointError:  # it was passed over on resume, and needs none
+                listed = []
+            self._segments[name] = {segment["file"] for segment in listed}
         return self._segments[name]
 
     def state_dict(self) -> dict[str, Any]:

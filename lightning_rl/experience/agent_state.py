@@ -89,7 +89,7 @@ class AgentState:
     def begin(self) -> None:
         """Start the first episodes, or restore everything that the checkpoint holds."""
         agent, source = self._agent, self._agent.source
-        self.interrupts_validation = False
+        self.interrupts_validation = agent.is_evaluating = False
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._restore(pending)

@@ -129,7 +129,7 @@ def run(source: OnPolicySource, drawn: list[Any] | None = None) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    ("budget", "at_start", "length"), [(96, 0, 8), (97, 0, 9), (96, 24, 6), (96, 96, 0)]
+    ("budget", "at_start", "length"), [(96, 0, 8), (97, 0, 9), (96, 24, 6), (96, 96, 1)]
 )
 def test_the_length_is_that_of_the_whole_epoch(
     budget: int, at_start: int, length: int, make_learner: Any, started: Any

@@ -1,0 +1,324 @@
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from lightning_rl import DQN, PPO, Trainer
+from lightning_rl.callbacks import Callback, Checkpoint
+from lightning_rl.callbacks import checkpoint as module
+from lightning_rl.errors import CheckpointError, ConfigError, TrainingFailed
+from lightning_rl.storage import checkpoint_io
+from lightning_rl.storage.sealed import load_sealed
+
+
+class Scores(Callback):
+    """Let evaluations have these scores."""
+
+    def __init__(self, *scores):
+        self.scores = list(scores)
+
+    def on_validation_end(self, trainer, agent):
+        trainer.callback_metrics["score"] = self.scores.pop(0)
+
+
+class FailAt(Callback):
+    """Raise at the `number`-th update, or in the `number`-th evaluation."""
+
+    def __init__(self, number, hook="on_update_start"):
+        self.number = number
+        setattr(self, hook, self._count)
+
+    def _count(self, *args):
+        self.number -= 1
+        if self.number == 0:
+            raise RuntimeError("broken")
+
+
+def ppo(**settings):
+    defaults = {"total_env_steps": 320, "seed": 1, "num_steps": 32, "minibatch_size": 32}
+    return PPO(**{"env": "CartPole-v1", **defaults, **settings})
+
+
+def dqn(**settings):
+    defaults = {"total_env_steps": 500, "seed": 1, "capacity": 200, "learning_starts": 50}
+    steps = {"env_steps_per_iteration": 50, "train_frequency": 10, "batch_size": 16}
+    return DQN(**{"env": "CartPole-v1", **defaults, **steps, **settings})
+
+
+def fit(tmp_path, agent=None, *callbacks, ckpt_path=None, **settings):
+    trainer = Trainer(
+        run={"root": str(tmp_path), "experiment": "e", "name": "r"},
+        callbacks=list(callbacks),
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        **{"eval_every_env_steps": 0, "eval_episodes": 1, **settings},
+    )
+    trainer.fit(agent or ppo(), ckpt_path=ckpt_path)
+    return trainer
+
+
+def folder(tmp_path):
+    return tmp_path / "e" / "r" / "checkpoints"
+
+
+def names(tmp_path):
+    return sorted(path.name for path in folder(tmp_path).glob("*.ckpt"))
+
+
+def env_steps(path):
+    return load_sealed(path)["lightning_rl"]["env_steps"]
+
+
+def test_every_tenth_of_the_budget_and_the_newest_three(tmp_path):
+    fit(tmp_path)
+    kept = ["env_steps=256.ckpt", "env_steps=288.ckpt", "env_steps=320.ckpt", "last.ckpt"]
+    assert names(tmp_path) == sorted(kept)
+    assert os.readlink(folder(tmp_path) / "last.ckpt") == "env_steps=320.ckpt"
+
+
+def test_interval_and_count_as_asked_and_the_end_in_any_case(tmp_path):
+    fit(tmp_path, None, Checkpoint(every_env_steps=100, keep=2))
+    assert names(tmp_path) == ["env_steps=224.ckpt", "env_steps=320.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "best", "others"), [("max", 192, {64, 192}), ("min", 128, {128, 256})]
+)
+def test_the_best_are_kept_and_linked(tmp_path, mode, best, others):
+    checkpoint = Checkpoint(keep=1, keep_best=2, monitor="score", mode=mode)
+    fit(tmp_path, None, Scores(3.0, 1.0, 5.0, 2.0, 2.5), checkpoint, eval_every_env_steps=64)
+    assert os.readlink(folder(tmp_path) / "best.ckpt") == f"env_steps={best}.ckpt"
+    kept = {env_steps(path) for path in folder(tmp_path).glob("env_steps=*")}
+    assert kept == others | {320}
+
+
+def test_of_equal_scores_the_first_stays_and_what_is_not_finite_never_counts(tmp_path):
+    scores = Scores(float("nan"), 2.0, 2.0, float("inf"), 1.0)
+    fit(tmp_path, None, scores, Checkpoint(monitor="score"), eval_every_env_steps=64)
+    assert env_steps(folder(tmp_path) / "best.ckpt") == 128
+
+
+def test_none_is_best_when_none_is_wanted(tmp_path):
+    fit(tmp_path, None, Checkpoint(keep_best=0), eval_every_env_steps=64)
+    assert not (folder(tmp_path) / "best.ckpt").exists()
+
+
+def test_seconds_bound_what_a_kill_loses(tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def on_update_start(self, trainer, agent):
+            last = folder(tmp_path) / "last.ckpt"
+            seen.append((agent.env_steps, env_steps(last) if last.exists() else 0))
+
+    fit(tmp_path, None, Look(), Checkpoint(every_env_steps=10_000, every_s=0.0))
+    assert seen == [(32 * (unit + 1), 32 * unit) for unit in range(10)]
+
+
+def test_saving_changes_nothing(tmp_path):
+    fit(tmp_path / "often", None, Checkpoint(every_env_steps=1, every_s=0.0))
+    fit(tmp_path / "once", None, Checkpoint(every_env_steps=10_000))
+    often, once = (load_sealed(folder(tmp_path / name) / "last.ckpt") for name in ("often", "once"))
+    assert often["state_dict"].keys() == once["state_dict"].keys()
+    for name, tensor in once["state_dict"].items():
+        assert tensor.equal(often["state_dict"][name])
+
+
+def test_own_folder(tmp_path):
+    fit(tmp_path, None, Checkpoint(dirpath=str(tmp_path / "own")))
+    assert (tmp_path / "own" / "last.ckpt").exists()
+    assert not folder(tmp_path).exists() or names(tmp_path) == []
+
+
+def test_a_trial_run_writes_nothing(tmp_path):
+    fit(tmp_path, None, Checkpoint(dirpath=str(tmp_path / "own")), fast_dev_run=2)
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"keep": 0}, {"keep_best": -1}, {"every_s": -1.0}, {"every_env_steps": 0}, {"mode": "best"}],
+)
+def test_wrong_settings_are_refused(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Checkpoint(**wrong)
+
+
+# Disk full.
+
+
+class FullDisk:
+    """A disk that takes no checkpoint between two of them."""
+
+    def __init__(self, monkeypatch, begin, end):
+        self.count, self.begin, self.end = 0, begin, end
+        self.write = checkpoint_io.save_sealed
+        monkeypatch.setattr(checkpoint_io, "save_sealed", self)
+
+    def __call__(self, obj, path):
+        self.count += 1
+        if self.begin <= self.count < self.end:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.write(obj, path)
+
+
+def test_a_full_disk_is_reported_once_and_survived(tmp_path, monkeypatch, caplog):
+    disk = FullDisk(monkeypatch, 3, 7)
+    with caplog.at_level(logging.WARNING, "lightning_rl"):
+        fit(tmp_path, None, Checkpoint(every_env_steps=32))
+    assert disk.count == 10
+    assert caplog.text.count("could not be written (No space left on device)") == 1
+    assert "env_steps=96.ckpt" in caplog.text
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 320
+
+
+def test_the_warning_comes_again_after_a_minute(tmp_path, monkeypatch, caplog):
+    FullDisk(monkeypatch, 1, 6)
+    now = [0.0]
+
+    def half_a_minute_later():
+        now[0] += 30.0
+        return now[0]
+
+    monkeypatch.setattr(module.time, "monotonic", half_a_minute_later)
+    with caplog.at_level(logging.WARNING, "lightning_rl"):
+        fit(tmp_path, None, Checkpoint(every_env_steps=32, every_s=1e9))
+    assert caplog.text.count("training goes on and tries again") > 1
+
+
+def test_a_run_whose_end_was_never_saved_fails_and_keeps_the_last_good_state(tmp_path, monkeypatch):
+    FullDisk(monkeypatch, 3, 1_000)
+    with pytest.raises(CheckpointError, match=r"the end of the run could not be saved in .*space"):
+        fit(tmp_path, None, Checkpoint(every_env_steps=32))
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 64
+    assert not list(folder(tmp_path).glob(".tmp-*"))
+    monkeypatch.undo()
+    fit(tmp_path, ckpt_path="last")
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 320
+
+
+def test_a_link_that_cannot_be_made_is_no_reason_to_stop(tmp_path, monkeypatch, caplog):
+    def refuse(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "_link", refuse)
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        fit(tmp_path)
+    assert "training goes on" in caplog.text
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path):
+    class Remove(Callback):
+        def on_update_start(self, trainer, agent):
+            if agent.env_steps == 160:
+                for path in folder(tmp_path).iterdir():
+                    path.unlink()
+                folder(tmp_path).rmdir()
+
+    fit(tmp_path, None, Remove())
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 320
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_an_unexpected_error_leaves_a_checkpoint_that_resumes(tmp_path, make):
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, make(), FailAt(4), Checkpoint(every_env_steps=10_000))
+    emergency = folder(tmp_path) / "emergency.ckpt"
+    saved = env_steps(emergency)
+    assert saved > 0
+    assert names(tmp_path) == ["emergency.ckpt"]
+    trainer = fit(tmp_path / "again", make(), ckpt_path=str(emergency))
+    assert trainer.lightning_module.env_steps == make().total_env_steps
+    assert trainer.lightning_module.source is None
+
+
+def test_an_error_in_an_evaluation_repeats_it_on_resume(tmp_path):
+    fail = FailAt(2, "on_validation_batch_end")
+    with pytest.raises(RuntimeError, match="broken"):
+        fit(tmp_path, None, fail, eval_every_env_steps=64, eval_episodes=3)
+    trainer = fit(
+        tmp_path / "again",
+        ckpt_path=str(folder(tmp_path) / "emergency.ckpt"),
+        eval_every_env_steps=64,
+        eval_episodes=3,
+    )
+    assert len(trainer.lightning_module.evaluation["rewards"]) == 3
+    rows = (tmp_path / "again" / "e" / "r" / "metrics.csv").read_text().splitlines()
+    header = rows[0].split(",")
+    evaluated = [row.split(",") for row in rows[1:]]
+    column = header.index("eval/mean_reward")
+    assert [row[0] for row in evaluated if row[column]] == ["64", "128", "192", "256", "320"]
+
+
+class Breaks(CartPoleEnv):
+    """Raises in its 30th episode."""
+
+    episodes = 0
+
+    def reset(self, **kwargs):
+        Breaks.episodes += 1
+        if Breaks.episodes == 30:
+            raise ValueError("motor 3 is hot")
+        return super().reset(**kwargs)
+
+
+def test_an_environment_that_raises_fails_the_run_and_the_last_checkpoint_is_good(tmp_path):
+    Breaks.episodes = 0
+    with pytest.raises(TrainingFailed, match="motor 3 is hot"):
+        fit(tmp_path, ppo(env=Breaks, total_env_steps=5_000))
+    assert "emergency.ckpt" not in names(tmp_path)
+    saved = env_steps(folder(tmp_path) / "last.ckpt") if names(tmp_path) else 0
+    assert saved % 32 == 0
+
+
+# Replay segments.
+
+
+def segments(tmp_path):
+    return {path.name for path in (folder(tmp_path) / "replay").glob("*.segment")}
+
+
+def test_segments_that_no_checkpoint_lists_are_removed(tmp_path):
+    fit(tmp_path, dqn(), Checkpoint(keep=1))
+    listed = {
+        s["file"] for s in load_sealed(folder(tmp_path) / "last.ckpt")["volatile"]["segments"]
+    }
+    assert segments(tmp_path) == listed
+    starts = sorted(int(name.split("-")[0]) for name in listed)
+    assert starts == [300, 350, 400, 450]
+
+
+def test_a_segment_stays_as_long_as_a_best_checkpoint_lists_it(tmp_path):
+    scores = Scores(9.0, 1.0, 1.0, 1.0, 1.0)
+    fit(tmp_path, dqn(), scores, Checkpoint(keep=1, monitor="score"), eval_every_env_steps=100)
+    best = load_sealed(folder(tmp_path) / "best.ckpt")
+    assert {s["file"] for s in best["volatile"]["segments"]} <= segments(tmp_path)
+    assert best["lightning_rl"]["env_steps"] == 100
+
+
+def test_a_damaged_older_checkpoint_does_not_stop_the_resumed_run(tmp_path):
+    fit(tmp_path, dqn(total_env_steps=300))
+    damaged = folder(tmp_path) / "env_steps=240.ckpt"
+    damaged = damaged if damaged.exists() else sorted(folder(tmp_path).glob("env_steps=*"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:1_000])
+    (folder(tmp_path) / "best.ckpt").symlink_to("gone.ckpt")
+    fit(tmp_path, dqn(), ckpt_path="last")
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 500
+
+
+def test_its_state_is_the_ranking(tmp_path):
+    checkpoint = Checkpoint()
+    checkpoint.best = [(5.0, 64), (3.0, 32)]
+    other = Checkpoint()
+    other.load_state_dict(checkpoint.state_dict())
+    assert other.best == [(5.0, 64), (3.0, 32)]
+    assert checkpoint.directory(type("T", (), {"run_dir": Path("a"), "default_root_dir": "b"})) == (
+        Path("a/checkpoints")
+    )

@@ -208,7 +208,11 @@ class Checkpoint(Callback, LightningCheckpoint):
         self._prune(path.parent)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
-        trainer.save_checkpoint(path, weights_only=False)
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        except OSError:
+            trainer.strategy.barrier()  # where the other ranks are waiting for this one
+            raise
         agent: Agent = trainer.lightning_module
         replay = agent.state.replay
         if replay is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
+import torch
 from torch import Tensor
 
 from lightning_rl.buffers.replay import ReplayBuffer
@@ -27,6 +29,8 @@ from lightning_rl.storage.loop_progress import (
 )
 from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 from lightning_rl.trust import import_object
+
+logger = logging.getLogger(__name__)
 
 Agent: TypeAlias = Any
 """An `Algorithm`, which is built on top of this module."""
@@ -119,7 +123,7 @@ class AgentState:
         """Add the run's state to Lightning's checkpoint, in place."""
         agent = self._agent
         source = agent.source or self._last_source
-        source_state = self._source_state()
+        first, *others = self._rank_states()
         if source is not None:
             agent.snapshot_level = source.collector.level  # a failed snapshot lowers it
         checkpoint["hyper_parameters"] = agent.hyperparameters
@@ -130,11 +134,9 @@ class AgentState:
             "action_space": space_to_dict(agent.action_space),
             **{name: getattr(agent, name) for name in _COUNTERS},
             "snapshot_level": agent.snapshot_level,
-            "streams": agent.streams.state_dict(),
-            "global_random": global_random_state(),
-            "statistics": agent.statistics.state_dict(),
-            "source": source_state,
             "loggers": _logger_states(agent),
+            **first,
+            "other_ranks": others,
         }
         checkpoint["volatile"] = {
             "env_steps_at_epoch_start": source.env_steps_at_epoch_start if source else 0,
@@ -156,6 +158,26 @@ class AgentState:
         settle_validation(loops)
         if source and source.has_unfinished_unit:
             rewind_unit(loops)
+
+    def _rank_states(self) -> list[dict[str, Any]]:
+        """Return what every process has of its own, in rank order; all of them must ask together.
+
+        One file holds all of it, so that no process can resume from another moment than the others.
+        """
+        agent = self._agent
+        own = {
+            "streams": agent.streams.state_dict(),
+            "global_random": global_random_state(),
+            "statistics": agent.statistics.state_dict(),
+            "source": self._source_state(),
+        }
+        if agent.num_ranks == 1:
+            return [own]
+        if agent.global_rank > 0:  # the first one's stand with the weights
+            own["buffers"] = {name: buffer.cpu() for name, buffer in agent.named_buffers()}
+        states: list[Any] = [None] * agent.num_ranks
+        torch.distributed.all_gather_object(states, own)
+        return states
 
     def _source_state(self) -> dict[str, Any] | None:
         source = self._agent.source
@@ -203,18 +225,22 @@ class AgentState:
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         agent, entry = self._agent, checkpoint[ENTRY]
         source: ExperienceSource = agent.source
-        agent.streams.load_state_dict(entry["streams"])
-        agent.statistics.load_state_dict(entry["statistics"], agent.device)
+        own = _of_rank(entry, agent.global_rank, agent.num_ranks)
+        agent.streams.load_state_dict(own["streams"])
+        agent.statistics.load_state_dict(own["statistics"], agent.device)
+        agent.load_state_dict(own.get("buffers", {}), strict=False)
         if source.replay is not None:
+            if agent.global_rank > 0:
+                logger.warning("rank %d goes on with the replay of rank 0", agent.global_rank)
             store = SegmentStore(Path(checkpoint["volatile"]["directory"]) / REPLAY_FOLDER)
             segments = checkpoint["volatile"]["segments"]
-            source.replay.load_segments(entry["source"]["replay"], segments, store)
-        source.load_state_dict(entry["source"])
+            source.replay.load_segments(own["source"]["replay"], segments, store)
+        source.load_state_dict(own["source"])
         for name, state in entry["loggers"].items():
-            for logger in agent.trainer.loggers:
-                if type(logger).__name__ == name:
-                    logger.load_state_dict(state)
-        restore_global_random_state(entry["global_random"])
+            for item in agent.trainer.loggers:
+                if type(item).__name__ == name:
+                    item.load_state_dict(state)
+        restore_global_random_state(own["global_random"])
 
 
 def agent_from_checkpoint(
@@ -249,6 +275,21 @@ def agent_from_checkpoint(
     return agent.eval()
 
 
+def _of_rank(entry: dict[str, Any], rank: int, num_ranks: int) -> dict[str, Any]:
+    """Return what process `rank` had of its own.
+
+    Raises:
+        CheckpointError: When there were more or fewer processes.
+    """
+    others: list[dict[str, Any]] = entry.get("other_ranks", [])
+    if len(others) + 1 != num_ranks:
+        raise CheckpointError(
+            f"the checkpoint is one of {len(others) + 1} processes, but {num_ranks} are to go on; "
+            "give as many devices"
+        )
+    return others[rank - 1] if rank > 0 else entry
+
+
 def _keep_decisions(agent: Agent, stored: dict[str, Any]) -> None:
     """Keep what the first attempt resolved by itself, where the arguments leave it open again."""
     given = agent._arguments
@@ -264,9 +305,9 @@ def _keep_decisions(agent: Agent, stored: dict[str, Any]) -> None:
 
 def _logger_states(agent: Agent) -> dict[str, Any]:
     return {
-        type(logger).__name__: logger.state_dict()
-        for logger in agent.trainer.loggers
-        if hasattr(logger, "state_dict")
+        type(item).__name__: item.state_dict()
+        for item in agent.trainer.loggers
+        if hasattr(item, "state_dict")
     }
 
 

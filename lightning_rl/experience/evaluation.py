@@ -30,10 +30,11 @@ EVAL_MAX_STEPS_PER_EPISODE = 10_000
 
 
 class EvaluationSource(IterableDataset):
-    """A sized iterable of finished episodes, in the order in which they end.
+    """A sized iterable of finished episodes, in the order of their numbers.
 
-    Episode `i` always has the same seed, so two evaluations of one policy agree; nothing here draws
-    from a training stream.
+    That order keeps `limit_val_batches` honest: the first to end would be the short ones. Episode
+    `i` always has the same seed, so two evaluations of one policy agree; nothing here draws from a
+    training stream.
 
     Args:
         config: Description of the environment; `eval_kwargs` apply.
@@ -74,13 +75,21 @@ class EvaluationSource(IterableDataset):
             return iter(())
         if self._env is None:
             self._env = SyncRows(self.config, min(len(self), MAX_ROWS), evaluation=True)
-        return self._play(self._env)
+        return self._in_order(self._play(self._env))
 
     def close(self) -> None:
         """Close the environments; a later iteration makes new ones."""
         if self._env is not None:
             self._env.close()
             self._env = None
+
+    def _in_order(self, finished: Iterator[Episode]) -> Iterator[Episode]:
+        early: dict[int, Episode] = {}
+        for number in self._episodes:
+            while number not in early:
+                episode = next(finished)
+                early[episode.index] = episode
+            yield early.pop(number)
 
     def _play(self, env: SyncRows) -> Iterator[Episode]:
         waiting = list(reversed(self._episodes))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -131,9 +132,9 @@ class EvaluationHooks(pl.LightningModule):
         """Count one finished episode."""
         self._episode_metric.update(episode)
 
-    def predict_step(self, episode: Episode, batch_idx: int) -> Episode:
-        """Return the finished episode."""
-        return episode
+    def predict_step(self, episode: Episode, batch_idx: int) -> dict[str, Any]:
+        """Return the fields of the finished episode (Lightning refuses frozen dataclasses)."""
+        return asdict(episode)
 
     def on_validation_epoch_end(self) -> None:
         """Log the statistics of the episodes."""

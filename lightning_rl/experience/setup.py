@@ -17,6 +17,7 @@ from lightning_rl.envs.vector import make_vector_env
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.agent_state import Agent
 from lightning_rl.experience.collector import Collector
+from lightning_rl.experience.random_streams import RandomStreams
 from lightning_rl.storage.checkpoint_io import SealedCheckpointIO
 from lightning_rl.types import SnapshotLevel
 
@@ -52,12 +53,28 @@ def prepare_trainer(agent: Agent, stage: str) -> None:
     # DDP would overwrite every rank's buffers with rank 0's in the middle of an update.
     agent._ddp_params_and_buffers_to_ignore = [name for name, _ in agent.named_buffers()]
     if stage == "fit":
+        _agree_over_ranks(agent)
         # The source is sized on purpose (it must not be prefetched) and steps its own environments.
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
         warnings.filterwarnings("ignore", ".*Your `IterableDataset` has `__len__` defined.*")
         warnings.filterwarnings("ignore", ".*The number of training batches.*")
         # It is resumable; its state travels with the agent's.
         warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")
+
+
+def _agree_over_ranks(agent: Agent) -> None:
+    """Give all processes one seed, and each its own random streams.
+
+    Raises:
+        ConfigError: For a budget in episodes, which the processes would reach at different times.
+    """
+    if agent.num_ranks == 1:
+        return
+    if agent.total_episodes is not None:
+        raise ConfigError("several processes need a budget in env steps: give total_env_steps")
+    if agent.iteration == 0:
+        agent.seed = agent.trainer.strategy.broadcast(agent.seed)
+        agent.streams = RandomStreams(agent.seed, agent.global_rank)
 
 
 def make_collector(agent: Agent) -> Collector:

@@ -195,3 +195,19 @@ def test_statistics_of_one_episode() -> None:
         "max_reward": 5.0,
         "mean_length": 9.0,
     }
+
+
+def test_the_first_episodes_are_those_with_the_lowest_numbers() -> None:
+    """Not the shortest ones, although they end first."""
+    source = EvaluationSource(EnvConfig("CartPole-v1"), _random_actions(), 12, seed=3)
+    complete = list(source)
+    again = EvaluationSource(EnvConfig("CartPole-v1"), _random_actions(), 12, seed=3)
+    first = [next(iterator) for iterator in [iter(again)] for _ in range(4)]
+    assert [episode.index for episode in complete] == list(range(12))
+    assert [episode.length for episode in complete] != sorted(e.length for e in complete)
+    assert first == complete[:4]
+
+
+def _random_actions():
+    random = np.random.default_rng(0)
+    return lambda observation: random.integers(2, size=len(observation))

@@ -123,6 +123,17 @@ class TorchUpdates:
         self._optimizer: Any = None
         self.hook = register_optimizer_step_post_hook(self._count)
 
+    def watch(self, optimizer_class: Any) -> None:
+        """Count the steps of a class that calls no hooks as well."""
+        step = optimizer_class.step
+
+        def counted(optimizer: Any, *arguments: Any) -> None:
+            step(optimizer, *arguments)
+            self._count(optimizer)
+
+        counted.hooked = True  # type: ignore[attr-defined]
+        optimizer_class.step = counted
+
     def _count(self, optimizer: Any, *_: Any) -> None:
         self.gradient_steps += 1
         self._optimizer = optimizer

@@ -83,7 +83,10 @@ def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
     import_all("lightning.pytorch", "lightning_rl.algorithms")
     if options.trainer == "default":
         import_all("lightning_rl.runs.trainer")
+    from lightning_rl.functional.optimizers import FlatAdam
+
     updates, returns = TorchUpdates(), deque[float](maxlen=100)
+    updates.watch(FlatAdam)
     clock = Clock(case.warmup_env_steps)
     agent = make_agent(case, COMPILE[options.compile], options.seed)
     with tempfile.TemporaryDirectory() as scratch:

@@ -159,7 +159,8 @@ class EvaluationHooks(pl.LightningModule):
             if isinstance(value, float)
         }
         # For stock callbacks; its loggers would get batches as axis and not env steps.
-        self.log_dict(statistics, logger=False)
+        if not self.trainer.barebones:  # which warns about everything that is logged
+            self.log_dict(statistics, logger=False)
         if not self.trainer.sanity_checking:
             self.log_metrics(statistics)
 

@@ -160,7 +160,7 @@ class RunHooks(EvaluationHooks):
         self.emit("on_iteration_end", statistics)
         self.statistics.add_scalars(statistics)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.iteration % every == 0:
+        if every and self.iteration % every == 0:  # 0 in a barebones trainer
             row = self.statistics.flush()
             for addition in self.emit("metrics"):
                 row.update(addition)

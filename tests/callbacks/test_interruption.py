@@ -48,23 +48,17 @@ def fit(tmp_path, *callbacks, **settings):
 
 
 @pytest.fixture(autouse=True)
-def _handlers_stay():
-    """Whatever happens, the handlers of the surrounding program answer again."""
-    yield
-    for number in SIGNALS:
-        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
-
-
-@pytest.fixture
-def _put_back():
-    """Lightning itself leaves a handler behind after an exception."""
+def _handlers_of_the_program():
+    """The usual handlers; after an exception Lightning itself leaves one behind."""
+    usual = {signal.SIGINT: signal.default_int_handler}
     before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, usual.get(number, signal.SIG_DFL))
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("_put_back")
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
 )
@@ -78,7 +72,6 @@ def test_a_signal_stops_before_the_next_step_with_everything_saved(tmp_path, num
     assert (unit["epoch"], unit["position"]) == (0, 0)
 
 
-@pytest.mark.usefixtures("_put_back")
 def test_the_handlers_of_the_program_answer_again_after_an_exception(tmp_path):
     def fail():
         raise RuntimeError("broken")

@@ -110,6 +110,7 @@ def test_tensorboard_on_request(tmp_path):
     assert list(fitted.run_dir.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 @pytest.mark.parametrize("settings", [{"fast_dev_run": True}, {"barebones": True}])
 def test_a_trial_leaves_nothing(tmp_path, settings, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -69,16 +69,27 @@ def test_fifty_kills_of_one_run(tmp_path: Path) -> None:
     check_kills(run, tmp_path, 50, per_run=50)
 
 
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The runs that nothing kills."""
+    names = ("ppo-cartpole", "dqn-cartpole")
+    runs = {name: RUNS[name].at(tmp_path_factory.mktemp(name)) for name in names}
+    for run in runs.values():
+        complete(run)
+    return runs
+
+
 @pytest.mark.parametrize("name", ["ppo-cartpole", "dqn-cartpole"])
 @pytest.mark.parametrize("point", POINTS)
-def test_sigkill_while_a_checkpoint_is_written(name: str, point: str, tmp_path: Path) -> None:
-    reference, killed = RUNS[name].at(tmp_path / "reference"), RUNS[name].at(tmp_path / "killed")
-    complete(reference)
+def test_sigkill_while_a_checkpoint_is_written(
+    name: str, point: str, references: dict[str, Run], tmp_path: Path
+) -> None:
+    killed = RUNS[name].at(tmp_path)
     for save in POINTS[point]:
         run = replace(killed.resumed(), kill_point=f"save:{point}:{save}")
         assert finish(start(run)) == KILLED
     assert killed.newest_env_steps > 0
     resume_to_end(killed)
-    assert_equal(reference, killed)
+    assert_equal(references[name], killed)
     leftovers = [path.name for path in killed.directory.rglob(".tmp-*")]
     assert leftovers == []

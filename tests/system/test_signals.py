@@ -194,7 +194,7 @@ def check_random_signals(count: int, folder: Path) -> None:
 
 
 def test_signals_at_random_moments(tmp_path: Path) -> None:
-    check_random_signals(18, tmp_path)
+    check_random_signals(9, tmp_path)
 
 
 @pytest.mark.slow

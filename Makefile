@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
 # One thread per process: with two busy workers more threads only get in each other's way,
 # and float sums (hence the exact-resume tests) depend on the thread count.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-EXTRAS := box2d,mujoco,wandb,test,dev
+EXTRAS := all
 
 .DEFAULT_GOAL := help
 .PHONY: help train setup test test-quick test-slow lint format bench clean

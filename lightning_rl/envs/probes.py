@@ -274,11 +274,27 @@ class CountEnv(ProbeEnv):
     Args:
         min_length: Steps of the shortest episode.
         max_length: Steps of the longest.
+        action: Kind of action space, a key of `ACTION_SPACES`.
+        observation: `box`, or `discrete` for the plain number.
     """
 
-    def __init__(self, min_length: int = 5, max_length: int = 10) -> None:
+    def __init__(
+        self,
+        min_length: int = 5,
+        max_length: int = 10,
+        action: str = "discrete",
+        observation: str = "box",
+    ) -> None:
         super().__init__()
-        self.observation_space = spaces.Box(0.0, float(max_length), (1,), np.float32)
+        self.action_space = _choose(action, ACTION_SPACES, "action")
+        self.observation_space = _choose(
+            observation,
+            {
+                "box": spaces.Box(0.0, float(max_length), (1,), np.float32),
+                "discrete": spaces.Discrete(max_length + 1),
+            },
+            "observation",
+        )
         self.min_length, self.max_length = min_length, max_length
         lengths = range(min_length, max_length + 1)
         self.optimal_return = sum(n * (n + 1) / 2 for n in lengths) / len(lengths)
@@ -289,7 +305,7 @@ class CountEnv(ProbeEnv):
 
     def optimal_value(self, observation: Any, gamma: float) -> float:
         """Return the value at step n of an episode of the length that is running."""
-        taken = round(float(observation[0]))
+        taken = round(float(np.ravel(observation)[0]))
         return sum(gamma ** (n - taken - 1) * n for n in range(taken + 1, self.length + 1))
 
     def reset(
@@ -299,13 +315,17 @@ class CountEnv(ProbeEnv):
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self.count, self.length = 0, self.length_of(seed)
-        return np.zeros(1, dtype=np.float32), {"seed": seed, "length": self.length}
+        return self._show(), {"seed": seed, "length": self.length}
 
     def step(self, action: Any) -> StepResult:
         """Count one."""
         self.count += 1
-        observation = np.array([self.count], dtype=np.float32)
-        return observation, float(self.count), self.count >= self.length, False, {}
+        return self._show(), float(self.count), self.count >= self.length, False, {}
+
+    def _show(self) -> Any:
+        if isinstance(self.observation_space, spaces.Discrete):
+            return np.int64(self.count)
+        return np.array([self.count], dtype=np.float32)
 
 
 class FaultEnv(CountEnv):

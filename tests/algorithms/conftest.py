@@ -11,6 +11,7 @@ import pytest
 import lightning_rl.envs.probes  # noqa: F401  registers the probe environments
 from lightning_rl import algorithms
 from lightning_rl.algorithms.base import Algorithm
+from tests.algorithms.cases import CASES, NAMES
 
 BARE = {
     "max_epochs": -1,
@@ -23,14 +24,6 @@ BARE = {
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 1,
 }
-
-NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
-# Small units, so that a tiny budget has several of them. One without an entry uses its defaults.
-SMALL: dict[str, dict[str, Any]] = {
-    "PPO": {"num_steps": 16, "minibatch_size": 32, "update_epochs": 2},
-    "DQN": {"learning_starts": 16, "batch_size": 16, "env_steps_per_iteration": 32},
-}
-CARTPOLE = {"id": "CartPole-v1", "num_envs": 2}
 
 
 @pytest.fixture
@@ -48,10 +41,19 @@ def fit() -> Callable[..., pl.Trainer]:
 @pytest.fixture(params=NAMES)
 def make(request: pytest.FixtureRequest) -> Callable[..., Algorithm]:
     """Return a function that builds a small agent of one algorithm."""
-    cls = getattr(algorithms, request.param)
+    cls, case = getattr(algorithms, request.param), CASES[request.param]
+    compilation = {} if case.gradient_steps is None else {"compile": False}
 
-    def build(env: Any = CARTPOLE, total_env_steps: int | None = 96, **arguments: Any) -> Algorithm:
-        small = {"seed": 1, "compile": False, **SMALL.get(request.param, {}), **arguments}
+    def build(env: Any = None, total_env_steps: int | None = 96, **arguments: Any) -> Algorithm:
+        env = {"id": case.env, "num_envs": 2} if env is None else env
+        small = {"seed": 1, **compilation, **case.arguments, **arguments}
         return cls(env, total_env_steps=total_env_steps, **small)
 
+    build.case = case  # type: ignore[attr-defined]
     return build
+
+
+@pytest.fixture
+def count_env(make: Any) -> dict[str, Any]:
+    """Return the counting environment with spaces that the algorithm supports."""
+    return {"id": "LightningRL/Count-v0", "kwargs": make.case.probe}

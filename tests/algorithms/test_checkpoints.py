@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,16 @@ from lightning_rl import algorithms
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.envs.probes import OBSERVATION_SPACES, CountEnv, ObservationActionEnv, show_bit
 from lightning_rl.errors import CheckpointError, ConfigError
+from tests.algorithms.cases import NAMES
 
 Fit = Callable[..., pl.Trainer]
-NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
-NETWORK = {"PPO": "actor", "DQN": "network"}
-CARTPOLE = {"id": "CartPole-v1", "num_envs": 2}
 
 
 class Nested(ObservationActionEnv):
     """An observation inside a Dict inside a Tuple."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, action: str = "discrete") -> None:
+        super().__init__(action=action)
         leaf = self.observation_space
         self.observation_space = spaces.Tuple((spaces.Dict({"a": spaces.Dict({"b": leaf})}), leaf))
 
@@ -71,56 +70,67 @@ def primitive(value: Any) -> bool:
 
 def test_predict_takes_lists_arrays_and_batches(make: Any):
     agent = make()
-    one = agent.predict([0.1, 0.2, 0.3, 0.4])
+    space, shape = agent.observation_space, agent.action_space.shape
+    space.seed(0)
+    observation = np.asarray(space.sample())
+    one = agent.predict(observation.tolist())
     assert agent.action_space.contains(one)
-    assert one == agent.predict(np.array([0.1, 0.2, 0.3, 0.4]))  # float64, as Python's numbers
-    assert agent.predict(np.zeros((5, 4), dtype=np.float32)).shape == (5,)
-    assert agent.predict(np.zeros((1, 4), dtype=np.float32)).shape == (1,)
-    assert agent.predict([[0.0] * 4] * 3).tolist() == [agent.predict([0.0] * 4)] * 3
+    assert np.array_equal(one, agent.predict(observation.astype(np.float64)))  # Python's numbers
+    for rows in (5, 1):
+        batch = np.stack([observation] * rows)
+        assert agent.predict(batch).shape == (rows, *shape)
+    batch = [observation.tolist()] * 3
+    assert np.allclose(agent.predict(batch), np.stack([one] * 3), atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [[0.0] * 3, 0.0, np.zeros((2, 2, 4))])
-def test_predict_refuses_another_shape_and_names_both(make: Any, wrong: Any):
-    with pytest.raises(ConfigError, match=r"shape \(4,\), or a batch of them, received \("):
-        make().predict(wrong)
+def test_predict_refuses_another_shape_and_names_both(make: Any):
+    agent = make()
+    shape = agent.observation_space.shape
+    shown = str(shape).replace("(", r"\(").replace(")", r"\)")
+    for wrong in (np.zeros((*shape, 3)), np.zeros((2, 2, *shape))):
+        with pytest.raises(ConfigError, match=f"shape {shown}, or a batch of them, received "):
+            agent.predict(wrong)
 
 
 @pytest.mark.parametrize("kind", sorted(OBSERVATION_SPACES))
 def test_predict_takes_every_kind_of_observation(make: Any, fit: Fit, tmp_path: Path, kind: str):
-    env = {"id": "LightningRL/ObservationAction-v0", "kwargs": {"observation": kind}}
-    agent = make(env, 32)
+    kwargs = {**make.case.probe, "observation": kind}
+    agent = make({"id": "LightningRL/ObservationAction-v0", "kwargs": kwargs}, 32)
     path = saved(fit, agent, tmp_path / "a.ckpt")
     for one in (agent, type(agent).load_from_checkpoint(path)):
-        assert one.predict(show_bit(kind, 1)) in (0, 1)
+        assert one.action_space.contains(one.predict(show_bit(kind, 1)))
 
 
 def test_nested_observations(make: Any, fit: Fit, tmp_path: Path):
-    agent = make(Nested, 32)
+    agent = make(partial(Nested, **make.case.probe), 32)
     loaded = type(agent).load_from_checkpoint(saved(fit, agent, tmp_path / "a.ckpt"))
     sign = np.ones(1, dtype=np.float32)
     for one in (agent, loaded):
-        assert one.predict(({"a": {"b": sign}}, sign)) in (0, 1)
-        assert one.predict({"0.a.b": sign, "1": sign}) in (0, 1)
+        assert one.action_space.contains(one.predict(({"a": {"b": sign}}, sign)))
+        assert one.action_space.contains(one.predict({"0.a.b": sign, "1": sign}))
         batch = np.ones((3, 1), dtype=np.float32)
-        assert one.predict(({"a": {"b": batch}}, batch)).shape == (3,)
+        assert len(one.predict(({"a": {"b": batch}}, batch))) == 3
     with pytest.raises(ConfigError, match=r"entries \['0.a.b', '1'\], received ndarray"):
         agent.predict(sign)
 
 
 def test_actions_outside_of_training_are_deterministic_or_sampled(make: Any):
     agent = make()
-    observations = np.zeros((200, 4), dtype=np.float32)
-    assert len(set(agent.predict(observations).tolist())) == 1
-    assert set(agent.predict(observations, deterministic=False).tolist()) == {0, 1}
+    agent.observation_space.seed(0)
+    observations = np.stack([agent.observation_space.sample()] * 200)
+    assert np.ptp(agent.predict(observations), axis=0).max() < 1e-5
+    drawn = agent.predict(observations, deterministic=False)
+    assert len(np.unique(drawn, axis=0)) >= 2
 
 
 # Checkpoints.
 
 
 def test_a_checkpoint_is_a_policy_without_a_configuration(make: Any, fit: Fit, tmp_path: Path):
-    agent = make({**CARTPOLE, "normalize_observation": True, "normalize_reward": True})
+    env = {"id": make.case.env, "num_envs": 2}
+    agent = make({**env, "normalize_observation": True, "normalize_reward": True})
     path = saved(fit, agent, tmp_path / "a.ckpt")
-    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    observations = np.random.default_rng(0).normal(size=(50, *agent.observation_space.shape))
     for cls in (type(agent), Algorithm):
         loaded = cls.load_from_checkpoint(path)
         assert type(loaded) is type(agent)
@@ -145,13 +155,12 @@ def test_a_loaded_agent_can_be_tested_and_trained_on(make: Any, fit: Fit, tmp_pa
 
 
 def test_hyperparameters_are_primitives(make: Any):
-    agent = make(**{NETWORK[type(make()).__name__]: LinearNetwork})
+    network = {make.case.network: LinearNetwork} if make.case.network else {}
+    agent = make(**network)
     assert primitive(agent.hyperparameters)
-    assert agent.hyperparameters["env"] == CARTPOLE
+    assert agent.hyperparameters["env"] == {"id": make.case.env, "num_envs": 2}
     assert agent.hyperparameters["seed"] == 1
-    again = type(agent)(
-        **{**agent.hyperparameters, **{NETWORK[type(agent).__name__]: LinearNetwork}}
-    )
+    again = type(agent)(**{**agent.hyperparameters, **network})
     assert again.hyperparameters == agent.hyperparameters
 
 
@@ -164,20 +173,26 @@ def test_another_class_is_refused_by_name(make: Any, fit: Fit, tmp_path: Path):
 
 
 def test_networks_that_do_not_fit_are_listed(make: Any, fit: Fit, tmp_path: Path):
+    if "hidden_sizes" not in make().hyperparameters:
+        return
     path = saved(fit, make(), tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match=r"do not fit.*\(.*\) in the checkpoint, \(.*\) here"):
         type(make()).load_from_checkpoint(path, hidden_sizes=(7,))
 
 
-@pytest.mark.parametrize("factory", [CountEnv, lambda: CountEnv()])
+@pytest.mark.parametrize("as_lambda", [False, True])
 def test_an_env_given_as_code_is_asked_for_only_when_needed(
-    make: Any, fit: Fit, tmp_path: Path, factory: Any
+    make: Any, fit: Fit, tmp_path: Path, as_lambda: bool
 ):
+    factory: Any = partial(CountEnv, **make.case.probe)
+    if as_lambda:
+        factory = lambda: CountEnv(**make.case.probe)  # noqa: E731
     agent = make(factory)
     path = saved(fit, agent, tmp_path / "a.ckpt")
     assert "factory" in agent.hyperparameters["env"]
     loaded = type(agent).load_from_checkpoint(path)
-    assert loaded.predict([3.0]) == agent.predict([3.0])
+    observation = np.full(agent.observation_space.shape, 3)
+    assert np.array_equal(loaded.predict(observation), agent.predict(observation))
     trainer = pl.Trainer(
         logger=False, accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False
     )
@@ -186,10 +201,12 @@ def test_an_env_given_as_code_is_asked_for_only_when_needed(
     trainer.test(type(agent).load_from_checkpoint(path, env=factory), verbose=False)
 
 
-def test_an_environment_with_other_spaces_is_refused(make: Any, fit: Fit, tmp_path: Path):
+def test_an_environment_with_other_spaces_is_refused(
+    make: Any, fit: Fit, tmp_path: Path, count_env: Any
+):
     path = saved(fit, make(), tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match=r"observation space.*but Acrobot-v1 has"):
-        type(make()).load_from_checkpoint(path, env="Acrobot-v1")
+    with pytest.raises(CheckpointError, match=r"observation space.*but LightningRL/Count-v0 has"):
+        type(make()).load_from_checkpoint(path, env=count_env)
 
 
 # Environments and networks.
@@ -198,22 +215,25 @@ def test_an_environment_with_other_spaces_is_refused(make: Any, fit: Fit, tmp_pa
 def test_unsupported_observations_are_refused_by_name(make: Any):
     class Text(CountEnv):
         def __init__(self) -> None:
-            super().__init__()
+            super().__init__(**{**make.case.probe, "observation": "box"})
             self.observation_space = spaces.Text(5)
 
     with pytest.raises(ConfigError, match=r"among Box, Discrete.*received Text"):
         make(Text)
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", CARTPOLE, lambda: gymnasium.make("CartPole-v1")])
-def test_every_way_to_name_an_environment(make: Any, env: Any):
-    agent = make(env)
-    assert agent.observation_space.shape == (4,)
-    assert agent.class_path.endswith(type(agent).__name__)
+def test_every_way_to_name_an_environment(make: Any):
+    name = make.case.env
+    for env in (name, {"id": name, "num_envs": 2}, lambda: gymnasium.make(name)):
+        agent = make(env)
+        assert agent.observation_space == gymnasium.make(name).observation_space
+        assert agent.class_path.endswith(type(agent).__name__)
 
 
 def test_networks_by_class_by_mapping_and_by_path(make: Any, fit: Fit, tmp_path: Path):
-    argument = NETWORK[type(make()).__name__]
+    argument = make.case.network
+    if argument is None:
+        return
     path_of_actor = "lightning_rl.networks.policies.MLPActor"
     shipped = {"class_path": path_of_actor, "init_args": {"hidden_sizes": [5]}}
     agent = make(**{argument: shipped})
@@ -240,6 +260,8 @@ def test_networks_by_class_by_mapping_and_by_path(make: Any, fit: Fit, tmp_path:
     ],
 )
 def test_networks_that_cannot_be_are_refused(make: Any, network: Any, message: str):
+    if make.case.network is None:
+        return
     with pytest.raises(ConfigError, match=message) as caught:
-        make(**{NETWORK[type(make()).__name__]: network})
+        make(**{make.case.network: network})
     assert "\n" not in str(caught.value)

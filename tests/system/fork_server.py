@@ -54,7 +54,7 @@ class Run:
 
     Attributes:
         root: Where its directory `e/r` is made.
-        algorithm: `PPO` or `DQN`.
+        algorithm: Name of an exported algorithm.
         agent: Constructor arguments.
         trainer: Arguments of our `Trainer`.
         checkpoint: Arguments of `Checkpoint`.
@@ -256,7 +256,7 @@ def _command(words: list[str], output: str) -> None:
 
 def train(run: Run) -> None:
     """Do what `run` describes, in this process."""
-    from lightning_rl import DQN, PPO, Trainer
+    from lightning_rl import Trainer, algorithms
     from lightning_rl.callbacks import Checkpoint, EvaluationEarlyStopping
     from lightning_rl.callbacks.curves import TrainingCurves
 
@@ -265,7 +265,7 @@ def train(run: Run) -> None:
     callbacks: list[Any] = [Checkpoint(**run.checkpoint)]
     if run.patience is not None:
         callbacks.append(EvaluationEarlyStopping(run.patience))
-    agent = {"PPO": PPO, "DQN": DQN}[run.algorithm](**copy.deepcopy(run.agent))
+    agent = getattr(algorithms, run.algorithm)(**copy.deepcopy(run.agent))
     if run.stop is not None:
         _stop_at(agent, *run.stop)
     settings = {"eval_episodes": 3, "log_every_n_steps": 2, **run.trainer}

@@ -9,7 +9,6 @@ a broken policy loss. `CountEnv` shows any loss of step, `FaultEnv` misbehaves o
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import time
@@ -19,103 +18,17 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from lightning_rl.errors import ConfigError
+from lightning_rl.envs.probe_base import (
+    ACTION_SPACES,
+    OBSERVATION_SPACES,
+    ProbeEnv,
+    StepResult,
+    choose_space,
+    score_action,
+    show_bit,
+)
 
-StepResult = tuple[Any, float, bool, bool, dict[str, Any]]
 HANG_SECONDS = 3600.0
-
-BIT = spaces.Discrete(2)
-SIGN = spaces.Box(-1.0, 1.0, (1,), np.float32)
-ACTION_SPACES: dict[str, spaces.Space] = {
-    "discrete": BIT,
-    "box": SIGN,
-    "multi_discrete": spaces.MultiDiscrete([2, 3]),
-    "multi_binary": spaces.MultiBinary(2),
-}
-OBSERVATION_SPACES: dict[str, spaces.Space] = {
-    "box": SIGN,
-    "discrete": BIT,
-    "multi_discrete": spaces.MultiDiscrete([2, 3]),
-    "multi_binary": spaces.MultiBinary(2),
-    "image": spaces.Box(0, 255, (36, 36, 1), np.uint8),
-    "dict": spaces.Dict({"sign": SIGN, "bit": BIT}),
-    "tuple": spaces.Tuple((BIT, SIGN)),
-}
-
-
-def show_bit(kind: str, bit: int) -> Any:
-    """Return the observation of `OBSERVATION_SPACES[kind]` that tells whether `bit` is 0 or 1."""
-    sign = np.array([2.0 * bit - 1.0], dtype=np.float32)
-    image = np.zeros((36, 36, 1), dtype=np.uint8)
-    image[:, 18 * bit : 18 * bit + 18] = 255
-    return {
-        "box": sign,
-        "discrete": np.int64(bit),
-        "multi_discrete": np.array([bit, 2 * bit]),
-        "multi_binary": np.array([bit, 1 - bit], dtype=np.int8),
-        "image": image,
-        "dict": {"sign": sign, "bit": np.int64(bit)},
-        "tuple": (np.int64(bit), sign),
-    }[kind]
-
-
-def read_bit(kind: str, observation: Any) -> int:
-    """Return the bit that an observation from `show_bit` tells."""
-    if kind == "image":
-        return int(observation[0, -1, 0] > 0)
-    leaf = observation["bit"] if kind == "dict" else observation
-    return int(np.ravel(leaf[0] if kind == "tuple" else leaf)[0] > 0)
-
-
-def score_action(kind: str, action: Any, bit: int) -> float:
-    """Return the reward of an action that should tell `bit`; 1 at best, smooth for Box.
-
-    The best actions are `bit`, `(bit, 2 bit)`, `(bit, 1 - bit)`, and 0.5 or -0.5 for Box, inside
-    its bounds, where clipping does not help to find it.
-    """
-    if kind == "box":
-        return 1.0 - float(np.ravel(action)[0] - (bit - 0.5)) ** 2
-    targets = {
-        "discrete": [bit],
-        "multi_discrete": [bit, 2 * bit],
-        "multi_binary": [bit, 1 - bit],
-    }
-    return float(np.mean(np.ravel(action) == targets[kind]))
-
-
-def _choose(kind: str, choices: dict[str, spaces.Space], what: str) -> spaces.Space:
-    if kind not in choices:
-        raise ConfigError(f"expected {what} among {sorted(choices)}, received {kind!r}")
-    return copy.deepcopy(choices[kind])  # a space carries a random generator
-
-
-class ProbeEnv(gymnasium.Env):
-    """Base of the probes: one zero to observe, two actions, one step, reward 1.
-
-    Attributes:
-        optimal_return: Undiscounted return of an episode under the best policy, on average.
-    """
-
-    optimal_return: float = 1.0
-
-    def __init__(self) -> None:
-        self.observation_space: spaces.Space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self.action_space: spaces.Space = spaces.Discrete(2)
-
-    def optimal_value(self, observation: Any, gamma: float) -> float:
-        """Return the discounted value of what `observation` shows, under the best policy."""
-        return 1.0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode."""
-        super().reset(seed=seed)
-        return np.zeros(1, dtype=np.float32), {}
-
-    def step(self, action: Any) -> StepResult:
-        """End the episode with reward 1."""
-        return np.zeros(1, dtype=np.float32), 1.0, True, False, {}
 
 
 class ConstantRewardEnv(ProbeEnv):
@@ -174,7 +87,7 @@ class ActionRewardEnv(ProbeEnv):
 
     def __init__(self, action: str = "discrete") -> None:
         super().__init__()
-        self.action_space = _choose(action, ACTION_SPACES, "action")
+        self.action_space = choose_space(action, ACTION_SPACES, "action")
         self.action_kind = action
 
     def step(self, action: Any) -> StepResult:
@@ -196,8 +109,8 @@ class ObservationActionEnv(ProbeEnv):
 
     def __init__(self, observation: str = "box", action: str = "discrete", length: int = 1) -> None:
         super().__init__()
-        self.observation_space = _choose(observation, OBSERVATION_SPACES, "observation")
-        self.action_space = _choose(action, ACTION_SPACES, "action")
+        self.observation_space = choose_space(observation, OBSERVATION_SPACES, "observation")
+        self.action_space = choose_space(action, ACTION_SPACES, "action")
         self.observation_kind, self.action_kind, self.length = observation, action, length
         self.optimal_return = float(length)
 
@@ -286,8 +199,8 @@ class CountEnv(ProbeEnv):
         observation: str = "box",
     ) -> None:
         super().__init__()
-        self.action_space = _choose(action, ACTION_SPACES, "action")
-        self.observation_space = _choose(
+        self.action_space = choose_space(action, ACTION_SPACES, "action")
+        self.observation_space = choose_space(
             observation,
             {
                 "box": spaces.Box(0.0, float(max_length), (1,), np.float32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from benchmarks.learning.scores import interquartile_mean, mean
 
@@ -16,22 +17,69 @@ STATISTICS: dict[str, Callable[[list[float]], float]] = {
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where published results come from and how they were measured.
+
+    Args:
+        name: What the table calls it.
+        url: Where it stands.
+        protocol: How it measures.
+    """
+
+    name: str
+    url: str
+    protocol: str
+
+
+SOURCES = {
+    "Z": Source(
+        "rl-baselines3-zoo",
+        "https://github.com/DLR-RM/rl-baselines3-zoo/blob/0088472/benchmark.md",
+        "one trained run per environment (the page itself says that it is no quantitative "
+        "benchmark), its final weights run deterministically for about 150,000 env steps (600,000 "
+        "on Atari, there not deterministic), mean ± standard deviation over episodes",
+    ),
+    "C": Source(
+        "CleanRL",
+        "https://github.com/vwxyzjn/cleanrl/tree/master/docs/benchmark",
+        "training episodes with exploration, the last 100 of each of three seeds, mean ± "
+        "population standard deviation over seeds",
+    ),
+    "T": Source(
+        "Tianshou",
+        "https://github.com/thu-ml/tianshou/blob/master/examples/mujoco/README.md",
+        "ten seeds, the best test score that was met during training over ten test environments, "
+        "hence optimistic; mean ± standard deviation over seeds",
+    ),
+    "P": Source(
+        "dynamic programming",
+        "https://gymnasium.farama.org/environments/toy_text/",
+        "no claim of a library: the optimum of the environment's own transition table by exact "
+        "finite-horizon dynamic programming, undiscounted; the deviation is over start states",
+    ),
+}
+"""By the key that a `Reference` names. They measure differently: compare within one source only."""
+
+
+@dataclass(frozen=True)
 class Reference:
     """A published result.
 
     Args:
         score: Mean return.
-        deviation: Standard deviation over episodes.
+        deviation: Standard deviation, over what its source says.
         env: Environment it was measured on.
-        env_steps: Training budget.
-        episodes: Episodes of the evaluation.
+        env_steps: Training budget; 0 where nothing was trained.
+        episodes: Episodes of the evaluation; 0 where the source does not tell.
+        source: A key of `SOURCES`.
     """
 
     score: float
     deviation: float
     env: str
     env_steps: int
-    episodes: int
+    episodes: int = 0
+    source: str = "Z"
 
 
 @dataclass(frozen=True)
@@ -43,18 +91,27 @@ class Gate:
         env: Environment id.
         threshold: Least value of `statistic`.
         env_steps: Most env steps of training, all of them counted.
-        reference: A published result.
+        reference: A published result; None where there is none and the threshold is our own.
         statistic: How seeds are summed up; a key of `STATISTICS`.
         seeds: Number of seeds, from 1 on.
+        measure: What each seed is judged by: `test`, the mean return of `best.ckpt` over fresh
+            episodes, or `exact`, the expected return of its greedy policy from the environment's
+            own transition table (`exact.py`), for tabular environments.
     """
 
     config: str
     env: str
     threshold: float
     env_steps: int
-    reference: Reference
+    reference: Reference | None = None
     statistic: str = "mean"
     seeds: int = 5
+    measure: Literal["test", "exact"] = "test"
+
+    @property
+    def score_key(self) -> str:
+        """Where a stored result keeps the number that the gate judges."""
+        return {"test": "mean_reward", "exact": "exact_value"}[self.measure]
 
     def score(self, returns: list[float]) -> float:
         """Return what is held against the threshold, of one mean return per seed."""
@@ -65,8 +122,7 @@ class Gate:
         return len(returns) >= self.seeds and self.score(returns) >= self.threshold
 
 
-# Cheap ones first: this is the order in which they run. References: benchmark.md of
-# rl-baselines3-zoo at commit 0088472, see docs/results.md for how they were measured.
+# Cheap ones first: this is the order in which they run.
 GATES = (
     Gate(
         "ppo/cartpole", "CartPole-v1", 475, 100_000,

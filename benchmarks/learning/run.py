@@ -29,6 +29,7 @@ from typing import Any
 import gymnasium
 import yaml
 
+from benchmarks.learning.exact import greedy_value
 from benchmarks.learning.gates import GATES, TEST_EPISODES, Gate
 from benchmarks.learning.table import missed, render, result_path, update_document
 
@@ -135,6 +136,14 @@ def test(checkpoint: Path, env: str) -> dict[str, Any]:
     return {key: results[key] for key in KEPT_STATISTICS}
 
 
+def measure(checkpoint: Path, gate: Gate) -> dict[str, Any]:
+    """Return what a checkpoint is judged by: its test, and its exact value where the gate asks."""
+    scores = test(checkpoint, gate.env)
+    if gate.measure == "exact":
+        scores["exact_value"] = greedy_value(checkpoint)
+    return scores
+
+
 def is_current(run: Run) -> bool:
     """Return whether the run has a result, and of today's configuration."""
     if not run.result.is_file():
@@ -161,8 +170,8 @@ def execute(run: Run) -> None:
         raise RunError(f"{run.directory}: the package's source changed during the run")
     run.result.parent.mkdir(exist_ok=True)
     run.result.write_text(json.dumps(result, indent=1) + "\n")
-    score = result["best"]["mean_reward"]
-    print(f"{run.gate.config} seed {run.seed}: best.ckpt {score:.1f}", flush=True)
+    score = result["best"][run.gate.score_key]
+    print(f"{run.gate.config} seed {run.seed}: best.ckpt {score:.2f}", flush=True)
 
 
 def collect(run: Run) -> dict[str, Any]:
@@ -181,10 +190,13 @@ def collect(run: Run) -> dict[str, Any]:
         "compiled": record["compiled"],
         "best": {
             "env_steps": metrics["best"]["env_steps"],
-            **test(checkpoints / "best.ckpt", run.gate.env),
+            **measure(checkpoints / "best.ckpt", run.gate),
         },
-        "last": {"env_steps": env_steps, **test(checkpoints / "last.ckpt", run.gate.env)},
+        "last": {"env_steps": env_steps, **measure(checkpoints / "last.ckpt", run.gate)},
         "test_episodes": TEST_EPISODES,
+        "evaluations": [
+            [row["env_steps"], row["eval/mean_reward"]] for row in metrics["evaluations"]
+        ],
         "git_commit": record["git_commit"],
         "versions": record["versions"],
         "cpu": record["hardware"]["cpu"],

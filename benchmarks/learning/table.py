@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.learning.gates import GATES, Gate
+from benchmarks.learning.gates import GATES, SOURCES, Gate, Reference
 from benchmarks.learning.scores import interquartile_mean, interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -27,17 +28,17 @@ def result_path(config: str, seed: int, folder: Path = RESULTS) -> Path:
     return folder / f"{config.replace('/', '_')}_{seed}.json"
 
 
-def returns(results: list[Result], checkpoint: str) -> list[float]:
-    """Return the mean return of each seed's `best` or `last` checkpoint."""
-    return [result[checkpoint]["mean_reward"] for result in results]
+def scores(gate: Gate, results: list[Result], checkpoint: str = "best") -> list[float]:
+    """Return what the gate judges of each seed's `best` or `last` checkpoint."""
+    return [result[checkpoint][gate.score_key] for result in results]
 
 
-def render(folder: Path = RESULTS) -> str:
+def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
     """Return the summary table and one table of seeds per gate, as Markdown."""
-    found = [(gate, load(gate, folder)) for gate in GATES]
+    found = [(gate, load(gate, folder)) for gate in gates]
     lines = [
         "| configuration | environment | env steps allowed | gate | score | 95 % interval | IQM "
-        "| met | published (one run) |",
+        "| met | published |",
         "|---|---|---|---|---|---|---|---|---|",
         *(_summary(gate, results) for gate, results in found),
     ]
@@ -48,9 +49,9 @@ def render(folder: Path = RESULTS) -> str:
     return "\n".join(lines) + "\n"
 
 
-def missed(folder: Path = RESULTS) -> list[str]:
+def missed(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
     """Return the configurations whose gate is not met, or not yet."""
-    return [gate.config for gate in GATES if not gate.is_met(returns(load(gate, folder), "best"))]
+    return [gate.config for gate in gates if not gate.is_met(scores(gate, load(gate, folder)))]
 
 
 def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
@@ -61,26 +62,36 @@ def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
 
 
 def _summary(gate: Gate, results: list[Result]) -> str:
-    reference = gate.reference
-    published = (
-        f"{_number(reference.score)} ± {_number(reference.deviation)} "
-        f"({reference.env}, {reference.env_steps:,} env steps)"
-    )
-    best = returns(results, "best")
+    best = scores(gate, results)
+    digits = 1 if gate.measure == "test" else 3
     score = bounds = middle = "-"
     if best:
-        score, middle = f"**{_number(gate.score(best))}**", _number(interquartile_mean(best))
+        score, middle = (
+            f"**{_number(gate.score(best), digits)}**",
+            _number(interquartile_mean(best), digits),
+        )
     if len(best) > 1:
-        bounds = " to ".join(_number(bound) for bound in interval(best, gate.score))
+        bounds = " to ".join(_number(bound, digits) for bound in interval(best, gate.score))
     met = "yes" if gate.is_met(best) else "**no**"
     if len(best) < gate.seeds:
         met = f"open: {len(best)} of {gate.seeds} seeds"
-    threshold = f"{gate.statistic} ≥ {_number(gate.threshold, 0)}"
+    exact = "exact " if gate.measure == "exact" else ""
+    threshold = f"{exact}{gate.statistic} ≥ {_threshold(gate.threshold)}"
     cells = (
         gate.config, gate.env, f"{gate.env_steps:,}", threshold, score, bounds, middle, met,
-        published,
+        _published(gate.reference),
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
+
+
+def _published(reference: Reference | None) -> str:
+    if reference is None:
+        return "none found; the gate is our own"
+    steps = f", {reference.env_steps:,} env steps" if reference.env_steps else ""
+    return (
+        f"{_number(reference.score)} ± {_number(reference.deviation)} "
+        f"({SOURCES[reference.source].name}: {reference.env}{steps})"
+    )
 
 
 def _machines(results: list[Result]) -> list[str]:
@@ -120,3 +131,7 @@ def _seed(result: Result) -> str:
 
 def _number(value: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}".replace("-", "−")
+
+
+def _threshold(value: float) -> str:
+    return f"{value:,.12g}".replace("-", "−")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 import yaml
 
 from benchmarks.learning import run as run_module
-from benchmarks.learning.gates import GATES, STATISTICS, Gate, Reference
+from benchmarks.learning.gates import GATES, SOURCES, STATISTICS, Gate, Reference
 from benchmarks.learning.run import Run, RunError, digest, execute, is_current, main
 from benchmarks.learning.scores import interquartile_mean, interval, mean
-from benchmarks.learning.table import load, missed, render, result_path, update_document
+from benchmarks.learning.table import load, missed, render, result_path, scores, update_document
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Reference(120.0, 5.0, "CartPole-v1", 1_000, 10)
@@ -77,6 +78,26 @@ def test_interval_is_the_same_in_every_call_and_near_the_normal_one() -> None:
     # Deviation 28.87 of 100 numbers: 49.5 -+ 1.96 * 2.887.
     assert low == pytest.approx(43.84, abs=0.3)
     assert high == pytest.approx(55.16, abs=0.3)
+
+
+def test_a_gate_of_our_own_and_of_an_exact_value(tmp_path: Path) -> None:
+    gate = Gate("tabular/toy", "CliffWalking-v1", -13, 1_000, measure="exact", seeds=2)
+    for seed, value in enumerate([-13.0, -13.0002], 1):
+        stored = result(-99.0, seed, gate.config)
+        stored["best"]["exact_value"] = stored["last"]["exact_value"] = value
+        result_path(gate.config, seed, tmp_path).write_text(json.dumps(stored))
+    (line,) = [
+        line for line in render(tmp_path, [gate]).splitlines() if line.startswith("| tabular/toy")
+    ]
+    assert "| exact mean ≥ −13 | **−13.000** |" in line
+    assert line.endswith("| **no** | none found; the gate is our own |")
+    assert missed(tmp_path, [gate]) == ["tabular/toy"]
+
+
+@pytest.mark.parametrize("gate", [g for g in GATES if g.reference], ids=lambda gate: gate.config)
+def test_every_reference_names_its_source(gate: Gate) -> None:
+    assert gate.reference
+    assert gate.reference.source in SOURCES
 
 
 @pytest.mark.parametrize("gate", GATES, ids=lambda gate: gate.config)
@@ -206,7 +227,15 @@ def finish(folder: Path, status: str = "finished") -> None:
         "hardware": {"cpu": "Abacus"},
     }
     (folder / "run.json").write_text(json.dumps(record))
-    metrics = {"training": {"wall_time_s": 1.0}, "best": {"env_steps": 512}}
+    evaluations = [
+        {"env_steps": 512, "episode": 9, "eval/mean_reward": 3.0, "eval/std_reward": 1.0},
+        {"env_steps": 1_024, "episode": 17, "eval/mean_reward": 2.0, "eval/std_reward": 1.0},
+    ]
+    metrics = {
+        "training": {"wall_time_s": 1.0},
+        "best": {"env_steps": 512},
+        "evaluations": evaluations,
+    }
     (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
@@ -229,6 +258,7 @@ def test_a_run_is_trained_and_tested_once(checkout: Path, calls: list[tuple[str,
     stored = json.loads(run.result.read_text())
     assert stored["best"]["env_steps"] == 512
     assert stored["last"]["env_steps"] == 1_024
+    assert stored["evaluations"] == [[512, 3.0], [1_024, 2.0]]
     execute(run)
     assert len(calls) == 3
 
@@ -254,6 +284,18 @@ def test_a_trained_run_without_result_is_only_tested(
     calls.clear()
     execute(run)
     assert [arguments[0] for arguments in calls] == ["test", "test"]
+
+
+def test_an_exact_gate_is_judged_by_the_greedy_policys_value(
+    checkout: Path, calls: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "greedy_value", lambda path: 0.5 + (path.stem == "best"))
+    run = Run(dataclasses.replace(GATE, measure="exact"), 1, checkout / "logs")
+    execute(run)
+    stored = json.loads(run.result.read_text())
+    assert (stored["best"]["exact_value"], stored["last"]["exact_value"]) == (1.5, 0.5)
+    assert stored["best"]["mean_reward"] == 3.0
+    assert scores(run.gate, [stored]) == [1.5]
 
 
 @pytest.mark.parametrize("lengths", [[500] * 99, [500] * 99 + [501], [10_000] * 100])

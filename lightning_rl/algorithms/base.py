@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_rl.envs.config import EnvConfig, EnvLike
+from lightning_rl.errors import ConfigError
 from lightning_rl.experience.agent_state import AgentState, agent_from_checkpoint
 from lightning_rl.experience.budget import Budget
 from lightning_rl.experience.collector import Act, Collector
@@ -97,6 +98,19 @@ class Algorithm(RunHooks):
     @abstractmethod
     def begin_rollout(self, num_steps: int) -> Act:
         """Draw the noise of the next `num_steps` steps and return the exploring policy."""
+
+    def policy_module(self) -> nn.Module:
+        """Return the greedy policy as a module, which is what `lightning-rl export` writes.
+
+        It maps observations `(B, *obs_shape)`, a tensor or a flat dictionary of them, to the
+        actions that `act(observation, deterministic=True)` returns, as a tensor and by tensor
+        operations alone; usually a `networks.greedy.GreedyPolicy`, where a recurrent policy's
+        state is described. What adapts actions to the environment is added by the export.
+
+        Raises:
+            ConfigError: When the algorithm has none.
+        """
+        raise ConfigError(f"{type(self).__name__} defines no policy_module, so it has no export")
 
     @property
     def update_progress(self) -> float:

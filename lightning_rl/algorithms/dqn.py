@@ -41,6 +41,7 @@ from lightning_rl.functional.parameters import flatten_parameters, polyak_update
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.schedules import linear
 from lightning_rl.networks.acting import ActingFunction
+from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.networks.values import QNetwork
 from lightning_rl.types import Array, Statistics, TensorObservation
@@ -231,6 +232,9 @@ class DQN(Algorithm):
         random = self.streams.numpy("exploration")
         explore = random.random(len(action)) < self.epsilon
         return np.where(explore, random.integers(self.num_actions, size=len(action)), action)
+
+    def policy_module(self) -> GreedyPolicy:  # noqa: D102
+        return GreedyPolicy(self.network, lambda q_values: q_values.argmax(-1))
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         num_envs = self.env_config.num_envs

@@ -42,6 +42,7 @@ from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.statistics import explained_variance
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead, make_action_head
+from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.policies import ActorCritic
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
@@ -246,6 +247,9 @@ class PPO(Algorithm):
             noise = self.head.draw_noise((len(distribution),), self.streams.torch("action"))
             return self.head.sample(distribution.cpu(), noise).numpy()
 
+    def policy_module(self) -> GreedyPolicy:  # noqa: D102
+        return GreedyPolicy(self.network, lambda outputs: self.head.mode(outputs[0]))
+
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         prefix = (num_steps, self.env_config.num_envs)
         noise = self.head.draw_noise(prefix, self.streams.torch("action")).numpy()
@@ -321,10 +325,8 @@ class PPO(Algorithm):
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
         loss = partial(ppo_loss, head=self.head, clip_value_loss=self.clip_value_loss)
-        max_norm = self.max_grad_norm if self.num_ranks == 1 else None
-        self.gradient = gradient_function(
-            loss, self.network, self.flat, self.compiled, max_norm=max_norm
-        )
+        bound = self.max_grad_norm if self.num_ranks == 1 else None
+        self.gradient = gradient_function(loss, self.network, self.flat, self.compiled, (), bound)
         return FlatAdam(self.flat.flat, self.learning_rate, eps=1e-5)
 
     def set_learning_rate(self) -> float:

@@ -13,9 +13,14 @@ import pytest
 
 from lightning_rl.envs import probes
 from lightning_rl.envs.preflight import check_env
-from lightning_rl.envs.probes import (
+from lightning_rl.envs.probe_base import (
     ACTION_SPACES,
     OBSERVATION_SPACES,
+    ProbeEnv,
+    read_bit,
+    show_bit,
+)
+from lightning_rl.envs.probes import (
     PROBES,
     ActionRewardEnv,
     ConstantRewardEnv,
@@ -24,10 +29,7 @@ from lightning_rl.envs.probes import (
     FaultEnv,
     ObservationActionEnv,
     ObservationRewardEnv,
-    ProbeEnv,
     TruncationEnv,
-    read_bit,
-    show_bit,
 )
 from lightning_rl.errors import ConfigError
 

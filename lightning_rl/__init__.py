@@ -24,7 +24,7 @@ _EXPORTS = {
     "evaluate_policy_many": "lightning_rl.runs.front_door",
     "make": "lightning_rl.runs.front_door",
     "run": "lightning_rl.runs.front_door",
-    "run_experiment": "lightning_rl.runs.front_door",
+    "run_experiment": "lightning_rl.cli.experiment",
     "run_training_and_execution": "lightning_rl.runs.front_door",
     "save_execution_results": "lightning_rl.runs.results",
 }

@@ -131,13 +131,18 @@ def read_request(command: str, tokens: Sequence[str]) -> Request:
     return request
 
 
-def fit_documents(request: Request) -> None:
+def fit_documents(request: Request, configs: Sequence[Document] | None = None) -> None:
     """Read and check everything that `fit` is configured by, into the request.
+
+    Args:
+        request: The request.
+        configs: Checked configurations; default: read from what `--config` names.
 
     Raises:
         ConfigError: For the first mistake.
     """
-    configs = [_read(*find_config(name)) for name in request.own.get("config", [])]
+    if configs is None:
+        configs = [_read(*find_config(name)) for name in request.own.get("config", [])]
     named = [text for key, text in request.raw if key in ("model", "model.class_path")]
     algorithm = model_class(configs)
     if algorithm is None and not named:

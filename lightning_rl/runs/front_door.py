@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from lightning.pytorch import Trainer as LightningTrainer
 
 from lightning_rl import algorithms
@@ -20,20 +18,17 @@ from lightning_rl.runs.record import RunRecord
 from lightning_rl.runs.results import ExecutionConfig, ExecutionResult, RunResult
 from lightning_rl.runs.trainer import Trainer
 from lightning_rl.runs.upkeep import one_line
-from lightning_rl.trust import decode, import_object
+from lightning_rl.trust import import_object
 
 __all__ = [
     "evaluate_policy",
     "evaluate_policy_many",
     "make",
     "run",
-    "run_experiment",
     "run_training_and_execution",
 ]
 
 log = logging.getLogger(__name__)
-
-SECTIONS = ("run", "seed_everything", "model", "trainer")
 
 
 def make(name: str, **hyperparameters: Any) -> Algorithm:
@@ -116,35 +111,6 @@ def run_training_and_execution(
     return result, evaluate_policy(agent, **vars(execution or ExecutionConfig()))
 
 
-def run_experiment(config: Mapping[str, Any] | str | Path) -> RunResult:
-    """Train what a configuration describes.
-
-    Args:
-        config: The sections `run`, `seed_everything`, `model` and `trainer` of a configuration
-            file, or the path of one. `model` is a name, or `{class_path, init_args}` where the
-            class path may be a name.
-
-    Raises:
-        ConfigError: The configuration is not valid.
-    """
-    content = _read(config) if isinstance(config, (str, Path)) else _plain(config)
-    if not isinstance(content, dict):
-        raise ConfigError(f"expected a configuration with {', '.join(SECTIONS)}, got {content!r}")
-    for key in content:
-        if key not in SECTIONS:
-            hint = did_you_mean(str(key), SECTIONS)
-            raise ConfigError(f"unknown key {key!r}{hint}; expected among {', '.join(SECTIONS)}")
-    model = content.get("model") or {}
-    if isinstance(model, str):
-        model = {"class_path": model}
-    hyperparameters = decode(model.get("init_args") or {})
-    seed = content.get("seed_everything")
-    if seed is not None and not isinstance(seed, bool):  # a global seed would outlive the run
-        hyperparameters.setdefault("seed", int(seed))
-    agent = make(model.get("class_path", "PPO"), **hyperparameters)
-    return run(agent, run=content.get("run"), trainer=decode(content.get("trainer") or {}))
-
-
 def _algorithm_class(name: str) -> type[Algorithm]:
     names = {choice.lower(): choice for choice in algorithms.__all__ if choice != "Algorithm"}
     if name.lower() in names:
@@ -189,21 +155,3 @@ def _add_outcome(result: RunResult, trainer: LightningTrainer) -> None:
     record = next(records, None)
     if record is not None:
         result.metrics = record.training
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-
-
-def _plain(value: Any) -> Any:
-    """Return dictionaries and lists for mappings and sequences of any kind, as OmegaConf's."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
-        return [_plain(item) for item in value]
-    return value

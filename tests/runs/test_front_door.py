@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import MappingProxyType
 
 import pytest
-import yaml
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import lightning_rl
@@ -18,7 +16,6 @@ from lightning_rl.runs.directory import RunConfig
 from lightning_rl.runs.front_door import (
     make,
     run,
-    run_experiment,
     run_training_and_execution,
 )
 from lightning_rl.runs.results import ExecutionConfig, RunResult
@@ -158,43 +155,6 @@ def test_train_and_execute(here):
     assert result.success
     assert execution.total_episodes == 3
     assert max(execution.episode_lengths) <= 9
-
-
-class TestExperiment:
-    CONTENT = MappingProxyType(
-        {
-            "run": {"experiment": "x", "name": "y"},
-            "seed_everything": 9,
-            "model": {
-                "class_path": "ppo",
-                "init_args": {
-                    "env": {"id": "CartPole-v1", "num_envs": 2},
-                    **{key: value for key, value in TINY.items() if key != "seed"},
-                },
-            },
-            "trainer": QUIET,
-        }
-    )
-
-    def test_mapping_and_file_give_the_same_run(self, here):
-        first = run_experiment(self.CONTENT)
-        assert first.success, first.error_message
-        assert first.seed == 9
-        content = {**self.CONTENT, "run": {"experiment": "x", "name": "z"}}
-        Path("c.yaml").write_text(yaml.safe_dump(content))
-        second = run_experiment("c.yaml")
-        assert second.success
-        same = ("mean_reward", "episodes_completed", "env_steps")
-        assert [first.metrics[key] for key in same] == [second.metrics[key] for key in same]
-
-    def test_mistakes(self, here):
-        with pytest.raises(ConfigError, match="'mmodel'; did you mean 'model'"):
-            run_experiment({"mmodel": "ppo"})
-        with pytest.raises(ConfigError, match="cannot read nothing"):
-            run_experiment("nothing.yaml")
-        Path("bad.yaml").write_text("a: [1")
-        with pytest.raises(ConfigError, match=r"bad\.yaml is not valid YAML"):
-            run_experiment("bad.yaml")
 
 
 def test_exported_at_the_top():

@@ -22,6 +22,7 @@ _EXPORTS = {
     "Trainer": "lightning_rl.runs.trainer",
     "evaluate_policy": "lightning_rl.runs.front_door",
     "evaluate_policy_many": "lightning_rl.runs.front_door",
+    "export_policy": "lightning_rl.runs.export",
     "make": "lightning_rl.runs.front_door",
     "run": "lightning_rl.runs.front_door",
     "run_experiment": "lightning_rl.cli.experiment",

@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 
 import lightning_rl
+from lightning_rl.runs.export import export_policy
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -45,6 +46,8 @@ def test_an_example_runs(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if name == "run_exported_policy":
+        export_policy(lightning_rl.PPO("CartPole-v1", seed=1), "policy.onnx")
     load(name).main(total_env_steps=2_048)
     assert capsys.readouterr().out.strip(), "an example shows something"
     # `run` turns a failure into data, and says so.

@@ -23,6 +23,7 @@ PUBLIC = [
     "__version__",
     "evaluate_policy",
     "evaluate_policy_many",
+    "export_policy",
     "make",
     "run",
     "run_experiment",

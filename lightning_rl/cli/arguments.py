@@ -30,9 +30,13 @@ OWN_OPTIONS = {
     "test": (*_COMMON, "ckpt_path", "episodes", "output"),
     "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
     "resume": ("trust", "help", "allow_change", "wandb", "config"),
+    "export": ("help", "trust", "ckpt_path", "format", "output"),
     "list": ("help", "trust"),
 }
 """The options of each command that are not part of the configuration."""
+
+PLAIN = ("export", "list")
+"""Commands that take no configuration."""
 
 _FLAGS = ("help", "print_config", "wandb", "new_version", "version")
 _REPEATABLE = ("config", "trust", "allow_change")
@@ -216,5 +220,5 @@ def _check_foreign(command: str, key: str) -> None:
     owners = [name for name, options in OWN_OPTIONS.items() if key in options]
     if owners:
         raise ConfigError(f"--{key} is an option of {', '.join(owners)}, not of {command}")
-    if command == "list":
+    if command in PLAIN:
         raise ConfigError(f"unknown option --{key}{did_you_mean(key, OWN_OPTIONS[command])}")

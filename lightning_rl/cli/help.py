@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
+from lightning_rl.cli.arguments import PLAIN
 from lightning_rl.cli.checks import ENV, RUN, TRAINER, algorithms, argument_names
 from lightning_rl.cli.signatures import argument_help, docstring_of, signature_of
 
@@ -13,6 +14,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint as during training",
     "test": "play a trained agent for 100 episodes and write results.json",
     "predict": "write episodes of a trained agent as a data set",
+    "export": "write a policy as ONNX or torch.export file that runs without this package",
     "list": "list algorithms | configs | tags | environments",
 }
 
@@ -29,6 +31,7 @@ _OPTIONS = {
     "new_version": ("", "if the run directory exists, take a free name beside it"),
     "episodes": ("N", "episodes to play (default 100, of validate 20)"),
     "output": ("PATH", "where the result is written (default: the run directory)"),
+    "format": ("NAME", "onnx (default) or torch"),
     "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),
     "help": ("", "show this"),
 }
@@ -62,7 +65,7 @@ def command_help(command: str, own_options: tuple[str, ...], algorithm: str | No
     for name in own_options:
         value, text = _OPTIONS[name]
         lines += _entry(f"--{name} {value}".rstrip(), text)
-    if command == "list":
+    if command in PLAIN:
         return "\n".join(lines)
     lines += ["", "configuration (in YAML the same names, nested):"]
     lines += _entry(

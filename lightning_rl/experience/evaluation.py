@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from torchmetrics import Metric
 
@@ -190,6 +191,18 @@ class EpisodeMetric(Metric):
         rewards: list[float] = reward[order].tolist()
         lengths: list[int] = length[order].tolist()
         return {"rewards": rewards, "lengths": lengths, **episode_statistics(rewards, lengths)}
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode inside the context, and each part back behind it."""
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def episode_statistics(rewards: list[float], lengths: list[int]) -> Statistics:

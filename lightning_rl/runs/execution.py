@@ -20,7 +20,11 @@ from lightning_rl.callbacks.base import Agent
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.envs.seeding import episode_seed
 from lightning_rl.errors import ConfigError
-from lightning_rl.experience.evaluation import EVAL_MAX_STEPS_PER_EPISODE, EvaluationSource
+from lightning_rl.experience.evaluation import (
+    EVAL_MAX_STEPS_PER_EPISODE,
+    EvaluationSource,
+    evaluation_mode,
+)
 from lightning_rl.experience.random_streams import (
     RandomStreams,
     global_random_state,
@@ -99,18 +103,15 @@ def evaluate_policy_many(
 @contextlib.contextmanager
 def _untouched(agent: Agent, seed: int) -> Iterator[None]:
     """Put modes and random streams back, whatever happens inside, and start it from `seed`."""
-    modes = [(module, module.training) for module in agent.modules()]
     state, own_state = global_random_state(), agent.streams.state_dict()
     agent.streams.load_state_dict(RandomStreams(seed).state_dict())
     try:
-        agent.eval()
         random.seed(seed)
         np.random.seed(seed % 2**32)  # what an environment may draw from
         torch.manual_seed(seed)
-        yield
+        with evaluation_mode(agent):
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         restore_global_random_state(state)
         agent.streams.load_state_dict(own_state)
 

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor
@@ -26,23 +25,26 @@ from torch.nn import functional as F
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.replay import ReplayBuffer, Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import ConfigError, check_choice, check_ranges
+from lightning_rl.errors import ConfigError, check_choice
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.off_policy import OffPolicySource, unit_env_steps
-from lightning_rl.experience.running_statistics import (
-    absorb_observations,
-    absorb_rewards,
-    make_reward_normalizer,
+from lightning_rl.experience.exploration import EpsilonGreedy
+from lightning_rl.experience.hyperparameters import check_common_ranges
+from lightning_rl.experience.off_policy import (
+    OffPolicySource,
+    gradient_steps_in,
+    prepare_minibatch,
+    unit_env_steps,
 )
+from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import td_target
-from lightning_rl.functional.schedules import linear
 from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.specification import NetworkSpec, network_factory
+from lightning_rl.networks.target import IntervalUpdate
 from lightning_rl.networks.values import QNetwork
 from lightning_rl.types import Array, Statistics, TensorObservation
 
@@ -137,7 +139,6 @@ class DQN(Algorithm):
     source: OffPolicySource
     gradient: GradientFunction
     q_values: ActingFunction
-    target_updates: Tensor
 
     def __init__(
         self,
@@ -169,54 +170,34 @@ class DQN(Algorithm):
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         if not isinstance(self.action_space, spaces.Discrete):
             raise ConfigError(f"DQN expects a Discrete action space, received {self.action_space}")
-        check_ranges(
-            {
-                "capacity": (capacity, 1, None),
-                "batch_size": (batch_size, 1, None),
-                "learning_starts": (learning_starts, 0, None),
-                "train_frequency": (train_frequency, 1, None),
-                "gradient_steps": (gradient_steps, 1, None),
-                "target_update_interval": (target_update_interval, 1, None),
-                "tau": (tau, 0.0, 1.0),
-                "epsilon_start": (epsilon_start, 0.0, 1.0),
-                "epsilon_end": (epsilon_end, 0.0, 1.0),
-                "epsilon_fraction": (epsilon_fraction, 1e-9, 1.0),
-                "gamma": (gamma, 0.0, 1.0),
-                "learning_rate": (learning_rate, 0.0, None),
-                "max_grad_norm": (max_grad_norm, 0.0, None),
-                "env_steps_per_iteration": (env_steps_per_iteration, 1, None),
-            }
-        )
+        check_common_ranges(self._arguments)
         check_choice("loss", loss, LOSSES)
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.target_update_interval, self.tau = target_update_interval, tau
         self.double_q, self.loss, self.gamma = double, loss, gamma
-        self.epsilon_start, self.epsilon_end = epsilon_start, epsilon_end
-        self.epsilon_fraction = epsilon_fraction
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.env_steps_per_iteration = env_steps_per_iteration
-        self.num_actions = int(self.action_space.n)
+        num_actions = int(self.action_space.n)
+        self.exploration = EpsilonGreedy(num_actions, epsilon_start, epsilon_end, epsilon_fraction)
         with self.seeded_initialization():
             self.network = QNetwork(
                 self.observation_space,
-                self.num_actions,
+                num_actions,
                 hidden_sizes,
                 network=network_factory(network),
                 normalize_observation=self.env_config.normalize_observation,
             )
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.register_buffer("target_updates", torch.zeros((), dtype=torch.int64))
-        budget = self.budget.env_steps
-        updates = budget and budget // train_frequency * gradient_steps
-        self.compiled = resolve_compile(compile, updates)
+        self.target_update = IntervalUpdate(target_update_interval, tau)
+        self.compiled = resolve_compile(
+            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
+        )
 
     @property
     def epsilon(self) -> float:
         """Probability of a random action now."""
-        fraction = self.progress / self.epsilon_fraction
-        return linear(self.epsilon_start, self.epsilon_end, fraction)
+        return self.exploration.epsilon(self.progress)
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102
@@ -229,30 +210,19 @@ class DQN(Algorithm):
             action = self.network(observation).argmax(-1).numpy(force=True)
         if deterministic:
             return action
-        random = self.streams.numpy("exploration")
-        explore = random.random(len(action)) < self.epsilon
-        return np.where(explore, random.integers(self.num_actions, size=len(action)), action)
+        return self.exploration.disturb(action, self.progress, self.streams.numpy("exploration"))
 
     def policy_module(self) -> GreedyPolicy:  # noqa: D102
         return GreedyPolicy(self.network, lambda q_values: q_values.argmax(-1))
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
-        num_envs = self.env_config.num_envs
-        uniform = self.streams.numpy("exploration").random((2, num_steps, num_envs))
-        explore = uniform[0] < self.epsilon
-        random_action = (uniform[1] * self.num_actions).astype(np.int64)
-        exploring = explore.sum(axis=1).tolist()
-        q_values = self.q_values
-
-        def act(observation: TensorObservation, step: int) -> Array:
-            if exploring[step] == num_envs:
-                return random_action[step]
-            greedy = q_values(observation).argmax(-1)
-            if exploring[step] == 0:
-                return greedy
-            return np.where(explore[step], random_action[step], greedy)
-
-        return act
+        shape, q_values = (num_steps, self.env_config.num_envs), self.q_values
+        return self.exploration.begin_rollout(
+            lambda observation: q_values(observation).argmax(-1),
+            shape,
+            self.progress,
+            self.streams.numpy("exploration"),
+        )
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
         with self.precision_context():
@@ -264,17 +234,12 @@ class DQN(Algorithm):
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
-        on_cpu = self.device.type == "cpu"
         for minibatch in minibatches:
-            if not on_cpu:
-                minibatch = {name: self.to_device(leaf) for name, leaf in minibatch.items()}
-            if self.reward_normalizer is not None:
-                minibatch["reward"] = self.reward_normalizer(minibatch["reward"])
-            gradient, statistics = self.gradient(minibatch)
+            gradient, statistics = self.gradient(prepare_minibatch(self, minibatch))
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             self.statistics.add(TRAINING_TAGS, statistics)
-            self.update_target()
-        self.update_normalizers()
+            self.target_update.follow(self.env_steps, self.target_network, self.network)
+        absorb_unit(self, self.network.observation_normalizer)
         return self.finish_update(
             {"train/epsilon": self.epsilon, "train/learning_rate": self.learning_rate}
         )
@@ -283,38 +248,8 @@ class DQN(Algorithm):
         """Return one fused Adam over all parameters as one flat tensor."""
         self.flat = flatten_parameters(self.network)
         loss = partial(dqn_loss, gamma=self.gamma, double=self.double_q, loss=self.loss)
+        frozen, bound = [self.target_network], self.max_grad_norm if self.num_ranks == 1 else None
         self.gradient = gradient_function(
-            loss,
-            self.network,
-            self.flat,
-            self.compiled,
-            frozen=[self.target_network],
-            max_norm=self.max_grad_norm if self.num_ranks == 1 else None,
+            loss, self.network, self.flat, self.compiled, frozen, bound
         )
         return FlatAdam(self.flat.flat, self.learning_rate)
-
-    def update_target(self) -> None:
-        """Move the target network towards the online one when its interval has passed."""
-        due = self.env_steps // self.target_update_interval
-        if due > int(self.target_updates):
-            polyak_update(self.target_network, self.network, self.tau)
-            self.target_updates.fill_(due)
-
-    def update_normalizers(self) -> None:
-        """Add what this unit collected to the running statistics of observations and rewards."""
-        normalizer, source = self.network.observation_normalizer, self.source
-        if normalizer is None and self.reward_normalizer is None:
-            return
-        recent: dict[str, Any] = {
-            name: self.to_device(leaf) for name, leaf in source.recent_transitions().items()
-        }
-        absorb_observations(self, normalizer, recent["observation"])
-        if self.reward_normalizer is not None:
-            # A buffer smaller than one unit may have lost the first rows of its oldest step.
-            steps = len(recent["reward"]) // self.env_config.num_envs
-            episode_end = recent["terminated"] | recent["truncated"]
-            reward, episode_end = (
-                column[-steps * self.env_config.num_envs :].view(steps, -1)
-                for column in (recent["reward"], episode_end)
-            )
-            absorb_rewards(self, self.reward_normalizer, reward, episode_end)

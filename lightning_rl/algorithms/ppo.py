@@ -25,6 +25,7 @@ from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.hyperparameters import check_common_ranges
 from lightning_rl.experience.on_policy import Minibatches, OnPolicySource, valid_rows
 from lightning_rl.experience.running_statistics import (
     absorb_observations,
@@ -200,18 +201,13 @@ class PPO(Algorithm):
         self.clip_value_loss, self.normalize_advantage = clip_value_loss, normalize_advantage
         self.max_grad_norm, self.learning_rate = max_grad_norm, learning_rate
         self.learning_rate_schedule, self.target_kl = learning_rate_schedule, target_kl
+        check_common_ranges(self._arguments)
         check_ranges(
             {
-                "num_steps": (num_steps, 1, None),
-                "minibatch_size": (minibatch_size, 1, None),
-                "update_epochs": (update_epochs, 1, None),
-                "gamma": (gamma, 0.0, 1.0),
                 "gae_lambda": (gae_lambda, 0.0, 1.0),
                 "clip_coef": (clip_coef, 0.0, None),
                 "ent_coef": (ent_coef, 0.0, None),
                 "vf_coef": (vf_coef, 0.0, None),
-                "max_grad_norm": (max_grad_norm, 0.0, None),
-                "learning_rate": (learning_rate, 0.0, None),
                 "target_kl": (target_kl, 0.0, None),
             }
         )

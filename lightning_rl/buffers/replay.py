@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,57 @@ from lightning_rl.types import Array, TensorObservation
 
 Transitions = dict[str, TensorObservation]
 """Columns of `B` rows: `observation`, `action`, `reward`, the flags and `next_observation`."""
+
+
+class Replay(Protocol):
+    """What the off-policy source and checkpoints need from a replay buffer.
+
+    Transition number `i` (counted from the start of the run) stands in row `i % capacity`.
+
+    Attributes:
+        capacity: Transitions kept.
+        inserted: Transitions ever added.
+    """
+
+    @property
+    def capacity(self) -> int: ...  # noqa: D102
+
+    @property
+    def inserted(self) -> int: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def add(self, rollout: Rollout) -> None:
+        """Append the transitions of a full rollout, step by step, row by row within a step."""
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Array:
+        """Draw `batch_size` rows, int64."""
+
+    def gather(self, rows: Array) -> Transitions:
+        """Return the transitions of some rows."""
+
+    def take(self, name: str, rows: Array) -> TensorObservation:
+        """Return one column of some rows."""
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
+        """Draw `batch_size` transitions with replacement."""
+
+    def recent(self, count: int) -> Transitions:
+        """Return the last `count` transitions, as they were added, as far as they are kept."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what does not go into segments."""
+
+    def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
+        """Write what is new into a segment; return the references of all content."""
+
+    def segment_files(self, directory: Path) -> set[str]:
+        """Return the names of the segments in `directory` that hold the present content."""
+
+    def load_segments(
+        self, state: Mapping[str, Any], references: list[dict[str, Any]], store: SegmentStore
+    ) -> None:
+        """Restore what `state_dict` and `write_segments` saved."""
 
 
 class ReplayBuffer:
@@ -79,13 +130,25 @@ class ReplayBuffer:
             column[rows] = (source if kept is None else source[kept])[first:]
         self.inserted += count
 
-    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
-        """Draw `batch_size` transitions uniformly, with replacement."""
-        rows = torch.randint(len(self), (batch_size,), generator=generator).numpy()
+    def draw(self, batch_size: int, generator: torch.Generator) -> Array:
+        """Draw `batch_size` rows uniformly, with replacement."""
+        return torch.randint(len(self), (batch_size,), generator=generator).numpy()
+
+    def gather(self, rows: Array) -> Transitions:
+        """Return the transitions of some rows."""
         return {
             name: map_tree(lambda leaf: torch.from_numpy(leaf.take(rows, axis=0)), column)
             for name, column in self._arrays.items()
         }
+
+    def take(self, name: str, rows: Array) -> TensorObservation:
+        """Return the column `name` of some rows."""
+        column = self._arrays[name]
+        return map_tree(lambda leaf: torch.from_numpy(leaf.take(rows, axis=0)), column)
+
+    def sample(self, batch_size: int, generator: torch.Generator) -> Transitions:
+        """Draw `batch_size` transitions uniformly, with replacement."""
+        return self.gather(self.draw(batch_size, generator))
 
     def recent(self, count: int) -> Transitions:
         """Return the last `count` transitions in the order in which they came."""

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lightning_rl.buffers.replay import ReplayBuffer
+from lightning_rl.buffers.replay import Replay
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.envs.spaces import space_from_dict, space_to_dict
 from lightning_rl.errors import CheckpointError
@@ -72,7 +72,7 @@ class AgentState:
         self.interrupts_validation = False
 
     @property
-    def replay(self) -> ReplayBuffer | None:
+    def replay(self) -> Replay | None:
         """The replay buffer of this or the last training, if the algorithm has one."""
         source = self._agent.source or self._last_source
         return source.replay if source else None

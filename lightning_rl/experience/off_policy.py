@@ -8,8 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from lightning_rl.buffers.replay import ReplayBuffer, Transitions
+from lightning_rl.buffers.replay import Replay, Transitions
 from lightning_rl.buffers.rollout import Rollout
+from lightning_rl.experience.agent_state import Agent
+from lightning_rl.experience.budget import Budget
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.source import ExperienceSource, Learner
 from lightning_rl.types import Statistics
@@ -31,7 +33,7 @@ class OffPolicySource(ExperienceSource):
     Args:
         learner: The algorithm.
         collector: Its environments.
-        replay: Where transitions go.
+        replay: Where transitions go: a `ReplayBuffer`, or anything with its methods.
         train_frequency: Env steps between two updates, over this rank's environments.
         env_steps_per_iteration: Env steps of one unit, of this rank.
     """
@@ -40,7 +42,7 @@ class OffPolicySource(ExperienceSource):
         self,
         learner: OffPolicyLearner,
         collector: Collector,
-        replay: ReplayBuffer,
+        replay: Replay,
         train_frequency: int,
         env_steps_per_iteration: int,
     ) -> None:
@@ -48,7 +50,7 @@ class OffPolicySource(ExperienceSource):
         size = unit_env_steps(env.num_envs, train_frequency, env_steps_per_iteration)
         super().__init__(learner, collector, size)
         self.learner: OffPolicyLearner = learner
-        self.replay: ReplayBuffer = replay
+        self.replay: Replay = replay
         steps = steps_per_round(env.num_envs, train_frequency)
         self.rounds_per_unit = size // (steps * env.num_envs)
         self.rollout = Rollout(steps, env.num_envs, env.observation_space, env.action_space)
@@ -129,6 +131,25 @@ class OffPolicySource(ExperienceSource):
         self._transitions = state["transitions"]
         self._gradient_steps_left = state["gradient_steps_left"]
         self._reward_sum = state["reward_sum"]
+
+
+def prepare_minibatch(agent: Agent, minibatch: Transitions) -> dict[str, Any]:
+    """Return a minibatch on the agent's device, its rewards normalised if the run does that.
+
+    Args:
+        agent: With a `reward_normalizer`, or None there.
+        minibatch: As sampled; changed in place on a CPU.
+    """
+    if agent.device.type != "cpu":
+        minibatch = {name: agent.to_device(leaf) for name, leaf in minibatch.items()}
+    if agent.reward_normalizer is not None:
+        minibatch["reward"] = agent.reward_normalizer(minibatch["reward"])
+    return minibatch
+
+
+def gradient_steps_in(budget: Budget, train_frequency: int, gradient_steps: int) -> int | None:
+    """Return about how many gradient steps a budget holds; None for one in episodes."""
+    return budget.env_steps and budget.env_steps // train_frequency * gradient_steps
 
 
 def steps_per_round(num_envs: int, train_frequency: int) -> int:

@@ -40,6 +40,31 @@ def absorb_rewards(
     normalizer.update_from_moments(reduce_moments(agent, moments))
 
 
+def absorb_unit(agent: Agent, normalizer: RunningNormalizer | None) -> None:
+    """Add what an off-policy unit collected to the running statistics, if there are any.
+
+    Args:
+        agent: With an `OffPolicySource`, and its `reward_normalizer` or None.
+        normalizer: Of observations.
+    """
+    rewards: RewardNormalizer | None = agent.reward_normalizer
+    if normalizer is None and rewards is None:
+        return
+    transitions = agent.source.recent_transitions()
+    recent: dict[str, Any] = {name: agent.to_device(leaf) for name, leaf in transitions.items()}
+    absorb_observations(agent, normalizer, recent["observation"])
+    # A buffer smaller than one unit may have lost the first rows of its oldest step.
+    num_envs = agent.env_config.num_envs
+    steps = len(recent["reward"]) // num_envs
+    if rewards is not None and steps > 0:
+        episode_end = recent["terminated"] | recent["truncated"]
+        reward, episode_end = (
+            column[-steps * num_envs :].view(steps, -1)
+            for column in (recent["reward"], episode_end)
+        )
+        absorb_rewards(agent, rewards, reward, episode_end)
+
+
 def reduce_moments(agent: Agent, moments: Moments) -> Moments:
     """Return mean, variance and count over all ranks, joined in rank order."""
     if agent.trainer.world_size == 1:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_rl.buffers.replay import ReplayBuffer
+from lightning_rl.buffers.replay import Replay
 from lightning_rl.experience.budget import Budget
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.random_streams import RandomStreams
@@ -64,7 +64,7 @@ class ExperienceSource(IterableDataset, ABC):
         unit_env_steps: Env steps of one unit of this rank.
     """
 
-    replay: ReplayBuffer | None = None
+    replay: Replay | None = None
 
     def __init__(self, learner: Learner, collector: Collector, unit_env_steps: int) -> None:
         self.learner = learner

@@ -231,7 +231,7 @@ def test_normalisers_learn_from_what_was_collected(fit: Fit, capacity: int):
     assert observed.count.item() == 2 * kept
     assert rewarded.count.item() == 2 * (kept // 8 * 8)
     assert 1.0 < observed.mean.item() < 5.0  # episodes count 0, 1, ... to between 5 and 10
-    assert {"reward_normalizer.moments.var", "target_updates"} <= set(agent.state_dict())
+    assert {"reward_normalizer.moments.var", "target_update.count"} <= set(agent.state_dict())
 
 
 @pytest.mark.parametrize("kind", sorted(set(ACTION_SPACES) - {"discrete"}))

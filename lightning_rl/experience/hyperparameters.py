@@ -1,0 +1,39 @@
+"""The ranges of hyperparameters that have one meaning wherever they occur."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning_rl.errors import check_ranges
+
+RANGES: dict[str, tuple[float, float | None]] = {
+    "num_steps": (1, None),
+    "minibatch_size": (1, None),
+    "update_epochs": (1, None),
+    "capacity": (1, None),
+    "batch_size": (1, None),
+    "learning_starts": (0, None),
+    "train_frequency": (1, None),
+    "gradient_steps": (1, None),
+    "target_update_interval": (1, None),
+    "env_steps_per_iteration": (1, None),
+    "tau": (0.0, 1.0),
+    "gamma": (0.0, 1.0),
+    "learning_rate": (0.0, None),
+    "actor_learning_rate": (0.0, None),
+    "critic_learning_rate": (0.0, None),
+    "max_grad_norm": (0.0, None),
+}
+"""Name to lowest and highest value; None is no bound."""
+
+
+def check_common_ranges(arguments: Mapping[str, Any]) -> None:
+    """Raise a `ConfigError` for the first argument of a name in `RANGES` that is outside of it.
+
+    Args:
+        arguments: Those of an algorithm's constructor; other names and None are not checked.
+    """
+    check_ranges(
+        {name: (arguments[name], *bounds) for name, bounds in RANGES.items() if name in arguments}
+    )

@@ -26,17 +26,15 @@ class Replay(Protocol):
     """What the off-policy source and checkpoints need from a replay buffer.
 
     Transition number `i` (counted from the start of the run) stands in row `i % capacity`.
-
-    Attributes:
-        capacity: Transitions kept.
-        inserted: Transitions ever added.
     """
 
     @property
-    def capacity(self) -> int: ...  # noqa: D102
+    def capacity(self) -> int:
+        """Transitions kept."""
 
     @property
-    def inserted(self) -> int: ...  # noqa: D102
+    def inserted(self) -> int:
+        """Transitions ever added."""
 
     def __len__(self) -> int: ...
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 import gymnasium
@@ -16,22 +15,13 @@ from gymnasium.spaces import Space
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
+from lightning_rl.envs.registry import import_provider, todays_id
 from lightning_rl.envs.spaces import ActionMode, action_adapter, flatten_space
 from lightning_rl.envs.wrappers import FreshWorld
 from lightning_rl.errors import ConfigError, check_choice, did_you_mean, nearest
 from lightning_rl.trust import import_object
 
-logger = logging.getLogger(__name__)
-
 Made = TypeVar("Made", gymnasium.Env, VectorEnv)
-
-RENAMED_IDS = {
-    "Taxi-v3": "Taxi-v4",
-    "LunarLander-v2": "LunarLander-v3",
-    "LunarLanderContinuous-v2": "LunarLanderContinuous-v3",
-    "CliffWalking-v0": "CliffWalking-v1",
-}
-"""Ids that Gymnasium has retired, and what they are called today."""
 
 
 @dataclass
@@ -48,11 +38,12 @@ class EnvConfig:
             the id's own batched implementation.
         kwargs: Keyword arguments of the environment.
         wrappers: Wrapper classes laid over each environment, first innermost: `module.Class`, or
-            `{class_path: module.Class, init_args: {...}}`.
+            `{class_path: module.Class, init_args: {...}}`. One whose constructor takes `evaluation`
+            is told whether it is laid over an environment of evaluation.
         max_episode_steps: Time limit in env steps; overrides the registered one.
         normalize_observation: Normalise float observations by running mean and standard deviation.
         normalize_reward: Divide rewards by the running standard deviation of the discounted return.
-        frame_stack: Number of successive observations stacked into one.
+        frame_stack: Number of successive observations stacked into one, outside all wrappers.
         imports: Modules imported first, for the ids they register.
         eval_kwargs: Keyword arguments laid over `kwargs` in evaluation.
         action: What happens to Box actions: `clip` to the bounds, or `rescale` from [-1, 1] to
@@ -160,11 +151,10 @@ class EnvConfig:
         )
         if FreshWorld.applies(env):
             env = FreshWorld(env)
-        if self.frame_stack:
-            env = FrameStackObservation(env, self.frame_stack)
         for wrapper in self.wrappers:
-            env = _wrap(env, wrapper)
-        return env
+            env = _wrap(env, wrapper, evaluation)
+        # Last, so that wrappers that make the frames come before what stacks them.
+        return FrameStackObservation(env, self.frame_stack) if self.frame_stack else env
 
     def make_vector(self, num_envs: int) -> VectorEnv:
         """Build the id's own batched implementation with `num_envs` rows.
@@ -219,10 +209,11 @@ class EnvConfig:
             ConfigError: When no such id is registered; names the three nearest.
         """
         self._import_modules()
-        identifier = _todays_id(self.id or "")
+        identifier = todays_id(self.id or "")
         if ":" in identifier:
             module, identifier = identifier.split(":", 1)
             import_object(module)
+        import_provider(identifier)
         try:
             return gymnasium.spec(identifier)
         except gymnasium.error.Error as error:
@@ -286,15 +277,7 @@ class _Missing:
         )
 
 
-@cache  # says it once
-def _todays_id(identifier: str) -> str:
-    renamed = RENAMED_IDS.get(identifier, identifier)
-    if renamed != identifier:
-        logger.warning("%s is called %s in today's Gymnasium; using that", identifier, renamed)
-    return renamed
-
-
-def _wrap(env: gymnasium.Env, wrapper: Any) -> gymnasium.Env:
+def _wrap(env: gymnasium.Env, wrapper: Any, evaluation: bool) -> gymnasium.Env:
     path, init_args = wrapper, {}
     if isinstance(wrapper, Mapping) and wrapper.keys() <= {"class_path", "init_args"}:
         path, init_args = wrapper.get("class_path"), wrapper.get("init_args", {})
@@ -304,6 +287,8 @@ def _wrap(env: gymnasium.Env, wrapper: Any) -> gymnasium.Env:
             "expected a wrapper as module.Class or {class_path: module.Class, init_args: {...}}, "
             f"received {wrapper!r}"
         )
+    if "evaluation" in inspect.signature(make).parameters:
+        init_args = {"evaluation": evaluation, **init_args}
     try:
         return make(env, **init_args)
     except TypeError as error:

@@ -14,11 +14,12 @@ from lightning_rl.networks.mlp import initialize_orthogonal
 SMALLEST_NATURE_SIDE = 36
 """Shortest image side, in pixels, that survives the Nature network's three convolutions."""
 
-# (channels, kernel size, stride, padding) of each convolution.
-_NATURE_LAYERS = ((32, 8, 4, 0), (64, 4, 2, 0), (64, 3, 1, 0))
-# Grid-like images (MinAtar is 10 x 10) lose everything to strides of 8: small kernels, one halving,
-# no lost border.
-_SMALL_LAYERS = ((16, 3, 1, 1), (32, 3, 2, 1))
+# (channels, kernel size, stride) of each convolution.
+_NATURE_LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))
+NATURE_OUTPUT_SIZE = 512
+# Grid-like images (10 x 10 cells) lose everything to strides of 4: MinAtar's own network.
+_SMALL_LAYERS = ((16, 3, 1),)
+SMALL_OUTPUT_SIZE = 128
 
 
 class Encoder(nn.Module):
@@ -34,46 +35,55 @@ class Encoder(nn.Module):
 class NatureCNN(Encoder):
     """The convolutional network of DQN (Mnih et al., 2015, https://www.nature.com/articles/nature14236).
 
-    Images with a side below 36 pixels get two 3x3 convolutions instead, in the manner of MinAtar
-    (Young and Tian, 2019, https://arxiv.org/abs/1903.03176). Orthogonal initialisation as in
-    CleanRL and SB3.
+    Images with a side below 36 pixels get the network of MinAtar instead, one convolution with 16
+    3x3 kernels (Young and Tian, 2019, https://arxiv.org/abs/1903.03176). Orthogonal initialisation
+    as in CleanRL and SB3.
 
     Args:
         input_shape: `(C, H, W)` or `(H, W, C)`; the shorter end is the channels, the front one on a
             tie.
-        output_size: Features per image.
+        output_size: Features per image; default 512, or 128 for small images, as published.
+        brightest: What a byte is divided by: the largest one of an observation.
 
     Raises:
         ConfigError: The shape is not that of an image.
     """
 
-    def __init__(self, input_shape: Sequence[int], output_size: int = 512) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        output_size: int | None = None,
+        brightest: float = 255.0,
+    ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise ConfigError(
                 f"expected an image shape (C, H, W) or (H, W, C), got {tuple(input_shape)}"
             )
         self.channels_last = input_shape[2] < input_shape[0]
-        self.output_size = output_size
+        self.brightest = brightest
         height, width = input_shape[:2] if self.channels_last else input_shape[1:]
         channels = input_shape[2] if self.channels_last else input_shape[0]
         small = min(height, width) < SMALLEST_NATURE_SIDE
+        self.output_size = output_size or (SMALL_OUTPUT_SIZE if small else NATURE_OUTPUT_SIZE)
         self.convolutions = nn.ModuleList()
-        for out_channels, kernel, stride, padding in _SMALL_LAYERS if small else _NATURE_LAYERS:
-            layer = nn.Conv2d(channels, out_channels, kernel, stride, padding)
+        for out_channels, kernel, stride in _SMALL_LAYERS if small else _NATURE_LAYERS:
+            kernel = min(kernel, height, width)  # a grid may be smaller than it
+            layer = nn.Conv2d(channels, out_channels, kernel, stride)
             initialize_orthogonal(layer, math.sqrt(2.0))
             self.convolutions.append(layer)
             channels = out_channels
-            height = (height + 2 * padding - kernel) // stride + 1
-            width = (width + 2 * padding - kernel) // stride + 1
-        self.linear = nn.Linear(channels * height * width, output_size)
+            height, width = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+        self.linear = nn.Linear(channels * height * width, self.output_size)
         initialize_orthogonal(self.linear, math.sqrt(2.0))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Map images `(B, *input_shape)`, uint8 or float (not scaled), to `(B, output_size)`."""
         x = observation
         if x.dtype == torch.uint8:
-            x = x.to(self.linear.weight.dtype) / 255.0
+            x = x.to(self.linear.weight.dtype)
+            if self.brightest != 1.0:
+                x = x / self.brightest
         if self.channels_last:
             x = x.permute(0, 3, 1, 2)
         for layer in self.convolutions:

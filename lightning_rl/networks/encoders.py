@@ -103,7 +103,7 @@ def is_image(space: spaces.Space) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
 
 
-def make_encoder(space: spaces.Space, cnn_output_size: int = 512) -> Encoder:
+def make_encoder(space: spaces.Space, cnn_output_size: int | None = None) -> Encoder:
     """Return the encoder for observations of `space`, with its width as `output_size`.
 
     Vectors cost nothing, other Boxes are flattened, uint8 images go through a `NatureCNN`, integers
@@ -112,7 +112,7 @@ def make_encoder(space: spaces.Space, cnn_output_size: int = 512) -> Encoder:
 
     Args:
         space: A leaf space, or a Dict of leaf spaces as the environment layer makes of nested ones.
-        cnn_output_size: Features per image.
+        cnn_output_size: Features per image; see `NatureCNN` for the default.
 
     Raises:
         ConfigError: The space is not supported.
@@ -125,10 +125,10 @@ def make_encoder(space: spaces.Space, cnn_output_size: int = 512) -> Encoder:
     return _leaf_encoder(space, cnn_output_size)
 
 
-def _leaf_encoder(space: spaces.Space, cnn_output_size: int) -> Encoder:
+def _leaf_encoder(space: spaces.Space, cnn_output_size: int | None) -> Encoder:
     if isinstance(space, spaces.Box):
         if is_image(space):
-            return NatureCNN(space.shape, cnn_output_size)
+            return NatureCNN(space.shape, cnn_output_size, float(space.high.max()))
         size = int(np.prod(space.shape))
         is_vector = len(space.shape) == 1 and space.dtype in (np.float32, np.float64)
         return IdentityEncoder(size) if is_vector else FlattenEncoder(size)

@@ -12,9 +12,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit, TransformReward
 
-from lightning_rl.envs import config as config_module
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import CountEnv
+from lightning_rl.envs.registry import todays_id
 from lightning_rl.envs.wrappers import FreshWorld
 from lightning_rl.errors import ConfigError
 
@@ -168,7 +168,7 @@ def test_an_id_like_no_other_points_to_the_list() -> None:
 def test_a_retired_id_is_replaced_and_said_once(
     old: str, new: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config_module._todays_id.cache_clear()
+    todays_id.cache_clear()
     config = EnvConfig(old)
     for _ in range(3):
         assert config.make().spec.id == new  # type: ignore[union-attr]
@@ -342,3 +342,28 @@ def test_an_unsupported_space_is_refused() -> None:
 
     with pytest.raises(ConfigError, match="expected an observation space among"):
         EnvConfig(factory=Talking).spaces()
+
+
+class Told(gymnasium.Wrapper):
+    """Remembers what it was told."""
+
+    def __init__(self, env: gymnasium.Env, evaluation: bool = False) -> None:
+        super().__init__(env)
+        self.evaluation = evaluation
+
+
+def test_a_wrapper_that_asks_is_told_whether_it_evaluates() -> None:
+    config = EnvConfig("CartPole-v1", wrappers=[Told, TransformNothing])
+    assert config.make(evaluation=True).get_wrapper_attr("evaluation") is True
+    assert config.make().get_wrapper_attr("evaluation") is False
+    own = EnvConfig("CartPole-v1", wrappers=[lambda env: Told(env, True)])
+    assert own.make().get_wrapper_attr("evaluation") is True
+
+
+class TransformNothing(gymnasium.Wrapper):
+    """Changes nothing."""
+
+
+def test_frames_are_stacked_outside_the_wrappers() -> None:
+    config = EnvConfig("CartPole-v1", wrappers=[TransformNothing], frame_stack=2)
+    assert wrappers_of(config.make())[:2] == ["FrameStackObservation", "TransformNothing"]

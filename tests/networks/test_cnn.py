@@ -38,6 +38,15 @@ def test_uint8_is_scaled_and_float_is_not():
     torch.testing.assert_close(network(image), network(image.float() / 255.0))
 
 
+def test_grids_get_the_network_of_minatar():
+    network = NatureCNN((4, 10, 10), brightest=1.0)
+    assert network.linear.in_features == 16 * 8 * 8
+    assert sum(p.numel() for p in network.parameters()) == 16 * 4 * 9 + 16 + 1024 * 128 + 128
+    grid = torch.randint(0, 2, (2, 4, 10, 10), dtype=torch.uint8)
+    assert network(grid).shape == (2, 128)
+    torch.testing.assert_close(network(grid), network(grid.float()))
+
+
 def test_a_wrong_shape_is_refused():
     with pytest.raises(ConfigError, match=r"got \(84, 84\)"):
         NatureCNN((84, 84))

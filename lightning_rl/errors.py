@@ -29,6 +29,10 @@ class TrainingFailed(RuntimeError):  # noqa: N818 - reads as what happened, as i
     exit_code = 1
 
 
+class EnvironmentFailed(TrainingFailed):
+    """An environment raised or returned something malformed; what was learned so far is sound."""
+
+
 class Interrupted(SystemExit):
     """A run that was asked to stop by a signal and has saved its state.
 

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning_rl.callbacks.base import Agent, Callback
 from lightning_rl.errors import (
     CheckpointError,
+    EnvironmentFailed,
     Interrupted,
     TrainingFailed,
     check_choice,
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 LAST, BEST, EMERGENCY = "last.ckpt", "best.ckpt", "emergency.ckpt"
 DEFAULT_PARTS = 10
 RETRY_WARNING_S = 60.0
+_NOTHING_TO_SAVE = (Interrupted, TrainingFailed, CheckpointError, OSError)
 
 
 class Checkpoint(Callback, LightningCheckpoint):
@@ -145,14 +147,17 @@ class Checkpoint(Callback, LightningCheckpoint):
         Open episodes and the unfinished unit are dropped, since nobody knows how far they got.
         Nothing is saved when the run's own numbers are the error: the last checkpoint is good then.
         """
-        if isinstance(exception, Interrupted | TrainingFailed | CheckpointError | OSError):
+        is_sound = isinstance(exception, EnvironmentFailed)
+        if isinstance(exception, _NOTHING_TO_SAVE) and not is_sound:
             return
         if trainer.state.fn != "fit" or agent.env_steps == 0 or trainer.world_size > 1:
             return
         try:
             agent.state.drop_unfinished = True
             agent.state.interrupts_validation = agent.is_evaluating
-            self._write(trainer, self.directory(trainer) / EMERGENCY)
+            path = self.directory(trainer) / EMERGENCY
+            self._write(trainer, path)
+            logger.warning("saved what is usable; continue with: lightning-rl resume %s", path)
         except Exception as error:
             logger.warning("no emergency checkpoint could be written: %s", error)
         finally:

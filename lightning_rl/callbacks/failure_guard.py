@@ -97,9 +97,6 @@ class FailureGuard(Callback):
     def on_rollout_end(self, trainer: Trainer, agent: Agent, statistics: Statistics) -> None:
         """Check what the new experience says."""
         _check_finite(agent, statistics)
-        if "rollout/mean_value" in statistics:
-            value = abs(statistics["rollout/mean_value"])
-            self._watch_explosion(agent, "rollout/mean_value", float(value))
 
     def on_update_end(self, trainer: Trainer, agent: Agent, statistics: Statistics) -> None:
         """Check what the update says."""
@@ -107,9 +104,9 @@ class FailureGuard(Callback):
         self._watch_action_std(agent, statistics)
         self._watch_kl(agent, statistics)
         self._watch_entropy(agent, statistics)
-        for tag in LOSSES:
+        for tag in (*LOSSES, "rollout/mean_value"):
             if tag in statistics:
-                self._watch_explosion(agent, tag, float(statistics[tag]))
+                self._watch_explosion(agent, tag, abs(float(statistics[tag])))
 
     def state_dict(self) -> dict[str, Any]:
         """Return counts and windows, so that a resumed run fails where an unstopped one would."""

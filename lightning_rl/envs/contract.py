@@ -16,7 +16,8 @@ import numpy as np
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.spaces import action_adapter, allocate, flatten_space, observation_flattener
 from lightning_rl.envs.state_walk import UnsupportedState
-from lightning_rl.errors import TrainingFailed
+from lightning_rl.errors import EnvironmentFailed
+from lightning_rl.functional.trees import tree_items
 from lightning_rl.types import Array, Info, Observation, SnapshotLevel
 
 
@@ -34,9 +35,11 @@ class VectorEnv(ABC):
         ended: Rows whose episode ended in the last `step`.
         valid: `(N,)` bool, likewise: False where the last `step` was no transition.
         skips_steps: Whether `valid` is ever False; only with `NativeRows`.
+        is_broken: Whether an environment has failed; nobody knows its state then.
     """
 
     skips_steps = False
+    is_broken = False
 
     def __init__(
         self, config: EnvConfig, num_envs: int, observation_space: Any, action_space: Any
@@ -59,7 +62,7 @@ class VectorEnv(ABC):
         """Step every row with the policy's actions `(N, ...)`; return the rows' infos.
 
         Raises:
-            TrainingFailed: When an environment raises or returns something malformed; names it.
+            EnvironmentFailed: When an environment raises or returns something malformed; names it.
         """
 
     @abstractmethod
@@ -92,14 +95,23 @@ class VectorEnv(ABC):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def failed(self, row: int | None, call: str, error: Exception) -> EnvironmentFailed:
+        """Note that an environment has failed, and return the error that says so."""
+        self.is_broken = True
+        return environment_failed(self.config, row, call, error)
+
     def write_row(self, row: int, observation: Any) -> None:
-        """Copy one row's observation, as the environment returned it, into `self.observation`."""
+        """Copy one row's observation, as the environment returned it, into `self.observation`.
+
+        Raises:
+            ValueError: When its shape is another one, which NumPy might stretch without a word.
+        """
         observation = self._flatten(observation)
-        if isinstance(self.observation, dict):
-            for key, storage in self.observation.items():
-                storage[row] = observation[key]
-        else:
-            self.observation[row] = observation
+        for key, storage in tree_items(self.observation):
+            leaf = observation[key] if isinstance(self.observation, dict) else observation
+            if np.shape(leaf) != storage.shape[1:]:
+                raise wrong_shape(np.shape(leaf), storage.shape[1:], key)
+            storage[row] = leaf
 
     def write_rows(self, rows: Any, observation: Any) -> None:
         """Copy the observations of `rows` (a slice or mask) out of a batch of all rows."""
@@ -125,12 +137,18 @@ def rows_of_info(info: Mapping[str, Any], num_envs: int) -> list[Info]:
     return list(rows)
 
 
+def wrong_shape(received: Any, expected: tuple[int, ...], key: str = "") -> ValueError:
+    """Return the error about an observation whose shape is not that of its space."""
+    name = f" {key!r}" if key else ""
+    return ValueError(f"expected an observation{name} of shape {expected}, received {received}")
+
+
 def environment_failed(
     config: EnvConfig, row: int | None, call: str, error: Exception
-) -> TrainingFailed:
+) -> EnvironmentFailed:
     """Return the error that names the environment, the row and what it raised."""
     where = "" if row is None else f" (row {row})"
     reason = " ".join(str(error).split())
-    return TrainingFailed(
+    return EnvironmentFailed(
         f"environment {config.name}{where} failed in {call}: {type(error).__name__}: {reason}"
     )

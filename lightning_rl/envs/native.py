@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 from lightning_rl.envs.config import EnvConfig
-from lightning_rl.envs.contract import VectorEnv, environment_failed, rows_of_info
+from lightning_rl.envs.contract import VectorEnv, rows_of_info
 from lightning_rl.errors import ConfigError
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.types import Array, Info
@@ -48,7 +48,7 @@ class NativeRows(VectorEnv):
                 self.to_env_action(action)
             )
         except Exception as error:
-            raise environment_failed(self.config, None, "step", error) from error
+            raise self.failed(None, "step", error) from error
         np.logical_not(self._resets_next, out=self.valid)
         self._resets_next[:] = False
         self.write_rows(slice(None), observation)
@@ -95,7 +95,7 @@ class NativeRows(VectorEnv):
                 observation, _ = self.envs.reset(options={"reset_mask": mask})
                 self.write_rows(mask, observation)
         except Exception as error:
-            raise environment_failed(self.config, None, "reset", error) from error
+            raise self.failed(None, "reset", error) from error
 
     def close(self) -> None:  # noqa: D102
         self.envs.close()

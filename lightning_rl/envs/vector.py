@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 
 from lightning_rl.envs.config import EnvConfig
-from lightning_rl.envs.contract import VectorEnv, environment_failed, rows_of_info
+from lightning_rl.envs.contract import VectorEnv, rows_of_info, wrong_shape
 from lightning_rl.envs.native import NativeRows
 from lightning_rl.envs.snapshot import SnapshotWrapper, replay_env, restore_env, snapshot_env
 from lightning_rl.envs.state_walk import UnsupportedState
@@ -48,7 +48,8 @@ class SyncRows(VectorEnv):
         super().__init__(
             config, num_envs, self.envs[0].observation_space, self.envs[0].action_space
         )
-        self._single_array = not isinstance(self.observation, dict)
+        one = self.observation
+        self._single_shape = None if isinstance(one, dict) else one.shape[1:]
         self.activate(range(num_envs))
 
     def activate(self, rows: Iterable[int]) -> None:
@@ -62,7 +63,7 @@ class SyncRows(VectorEnv):
             env_action = env_action.tolist()
         observation: Any = self.observation
         reward, terminated, truncated = self.reward, self.terminated, self.truncated
-        single_array = self._single_array
+        shape = self._single_shape
         infos: list[Info] = []
         ended: list[int] = []
         row = 0
@@ -71,16 +72,19 @@ class SyncRows(VectorEnv):
                 next_observation, reward[row], is_terminated, is_truncated, info = step(
                     env_action[row]
                 )
-                if single_array:
-                    observation[row] = next_observation
-                else:
+                if shape is None:
                     self.write_row(row, next_observation)
+                else:
+                    # NumPy would stretch `(1,)` to any shape without a word.
+                    if getattr(next_observation, "shape", shape) != shape:
+                        raise wrong_shape(next_observation.shape, shape)
+                    observation[row] = next_observation
                 infos.append(info)
                 terminated[row], truncated[row] = is_terminated, is_truncated
                 if is_terminated or is_truncated:
                     ended.append(row)
         except Exception as error:
-            raise environment_failed(self.config, row, "step", error) from error
+            raise self.failed(row, "step", error) from error
         self.ended = ended
         return infos
 
@@ -91,7 +95,7 @@ class SyncRows(VectorEnv):
                 observation, _ = self.envs[row].reset(seed=seed)
                 self.write_row(row, observation)
         except Exception as error:
-            raise environment_failed(self.config, row, "reset", error) from error
+            raise self.failed(row, "reset", error) from error
 
     def snapshot(self, row: int, level: SnapshotLevel) -> dict[str, Any]:  # noqa: D102
         return snapshot_env(self.envs[row], level)
@@ -116,7 +120,6 @@ class AsyncRows(VectorEnv):
     def __init__(self, config: EnvConfig, num_envs: int, evaluation: bool = False) -> None:
         make: Callable[[], gymnasium.Env] = partial(_make_worker_row, config, evaluation)
         self.envs = AsyncVectorEnv([make] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
-        self._is_broken = False
         single = self.envs.single_observation_space
         super().__init__(config, num_envs, single, self.envs.single_action_space)
 
@@ -126,8 +129,7 @@ class AsyncRows(VectorEnv):
                 self.to_env_action(action)
             )
         except Exception as error:
-            self._is_broken = True
-            raise environment_failed(self.config, None, "step", error) from error
+            raise self.failed(None, "step", error) from error
         self.write_rows(slice(None), observation)
         self.reward[:], self.terminated[:], self.truncated[:] = reward, terminated, truncated
         self.ended = np.flatnonzero(self.terminated | self.truncated).tolist()
@@ -142,8 +144,7 @@ class AsyncRows(VectorEnv):
         try:
             observation, _ = self.envs.reset(seed=row_seeds, options={"reset_mask": mask})
         except Exception as error:
-            self._is_broken = True
-            raise environment_failed(self.config, None, "reset", error) from error
+            raise self.failed(None, "reset", error) from error
         self.write_rows(mask, observation)
 
     def snapshot(self, row: int, level: SnapshotLevel) -> dict[str, Any]:  # noqa: D102
@@ -162,9 +163,9 @@ class AsyncRows(VectorEnv):
         self.write_row(row, self._call(row, "replay_state", seed, env_actions))
 
     def close(self) -> None:  # noqa: D102
-        if self._is_broken:  # a worker that died cannot be asked
+        if self.is_broken:  # a worker that died cannot be asked
             self.envs._state = AsyncState.DEFAULT
-        self.envs.close(terminate=self._is_broken)
+        self.envs.close(terminate=self.is_broken)
 
     def _call(self, row: int, name: str, *args: Any) -> Any:
         """Call one method of one worker; the others are not disturbed."""

@@ -78,6 +78,11 @@ class AgentState:
         return source.replay if source else None
 
     @property
+    def has_trained(self) -> bool:
+        """Whether the agent has trained in this process, and would go on where it stopped."""
+        return self._resting is not None
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds of training so far, over all attempts."""
         running = time.perf_counter() - self._started if self._started is not None else 0.0
@@ -100,6 +105,9 @@ class AgentState:
         elif self._resting is not None:
             source.load_state_dict(self._resting)
         else:
+            # An agent from a checkpoint that is trained without one brings weights, and no clock.
+            agent.iteration = agent.gradient_steps = 0
+            agent.collect_s = self._elapsed_s = 0.0
             source.collector.start()
         self._started = time.perf_counter()
         agent.emit("on_training_begins")

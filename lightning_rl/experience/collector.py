@@ -173,18 +173,26 @@ class Collector:
             actions.append(action[row])
 
     def _read_infos(self, infos: Sequence[Info]) -> None:
-        for row, info in enumerate(infos):
-            components = info.get("reward_components")
-            if components:
-                sums = self._components[row]
-                for name, value in components.items():
-                    sums[name] = sums.get(name, 0.0) + float(value)
-            log = info.get("log")
-            if log:
-                for name, value in log.items():
-                    key = name.lstrip("/")
-                    self._log_sums[key] = self._log_sums.get(key, 0.0) + float(value)
-                    self._log_counts[key] = self._log_counts.get(key, 0) + 1
+        row = 0
+        try:
+            for row, info in enumerate(infos):
+                if info:
+                    self._read_info(row, info)
+        except Exception as error:
+            raise self.env.failed(row, "info", error) from error
+
+    def _read_info(self, row: int, info: Info) -> None:
+        components = info.get("reward_components")
+        if components:
+            sums = self._components[row]
+            for name, value in components.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        log = info.get("log")
+        if log:
+            for name, value in log.items():
+                key = name.lstrip("/")
+                self._log_sums[key] = self._log_sums.get(key, 0.0) + float(value)
+                self._log_counts[key] = self._log_counts.get(key, 0) + 1
 
     @np.errstate(invalid="ignore")  # of infinities of both signs in one sum
     def _check_finite(self, rollout: Rollout) -> None:
@@ -220,11 +228,12 @@ class Collector:
     def state_dict(self) -> dict[str, Any]:
         """Return counters, open episodes and, as the level allows, the environments' states."""
         env_states = self._snapshots()  # first: it may lower the level
+        level: SnapshotLevel = "boundary" if self.env.is_broken else self.level
         return {
             "env_steps": self.env_steps,
             "episodes": self.episodes,
             "episodes_dropped": self.episodes_dropped,
-            "level": self.level,
+            "level": level,
             "episode_numbers": list(self._episode_numbers),
             "episode_seeds": list(self._episode_seeds),
             "returns": torch.from_numpy(self._returns.copy()),
@@ -236,13 +245,11 @@ class Collector:
                 lambda leaf: torch.from_numpy(leaf.copy()), self.env.observation
             ),
             "envs": env_states,
-            "actions": [_stack(actions) for actions in self._actions]
-            if self.level == "replay"
-            else [],
+            "actions": [_stack(actions) for actions in self._actions] if level == "replay" else [],
         }
 
     def _snapshots(self) -> list[dict[str, Any]]:
-        if self.level != "exact":
+        if self.level != "exact" or self.env.is_broken:
             return []
         try:
             return [self.env.snapshot(row, "exact") for row in range(self.env.num_envs)]

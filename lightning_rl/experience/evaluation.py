@@ -113,7 +113,7 @@ class EvaluationSource(IterableDataset):
             for row, info in zip(list(playing), infos, strict=True):
                 returns[row] += env.reward[row]
                 lengths[row] += 1
-                for name, value in (info.get("reward_components") or {}).items():
+                for name, value in ((info or {}).get("reward_components") or {}).items():
                     components[row][name] = components[row].get(name, 0.0) + float(value)
                 if (
                     env.terminated[row]

@@ -154,11 +154,12 @@ class RunHooks(EvaluationHooks):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Close the unit, and log a row every few units."""
         experience = self.source.finish_unit() if self.source is not None else {}
-        statistics = {**experience, **(outputs or {})}
+        scalars = {**experience, **(outputs or {})}
+        statistics = {**self.statistics.settle(), **scalars}
+        self.statistics.add_scalars(scalars)
         self.iteration += 1
         self.emit("on_update_end", statistics)
         self.emit("on_iteration_end", statistics)
-        self.statistics.add_scalars(statistics)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and self.iteration % every == 0:  # 0 in a barebones trainer
             row = self.statistics.flush()

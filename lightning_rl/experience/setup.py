@@ -72,7 +72,7 @@ def _agree_over_ranks(agent: Agent) -> None:
         return
     if agent.total_episodes is not None:
         raise ConfigError("several processes need a budget in env steps: give total_env_steps")
-    if agent.iteration == 0:
+    if not agent.state.has_trained:
         agent.seed = agent.trainer.strategy.broadcast(agent.seed)
         agent.streams = RandomStreams(agent.seed, agent.global_rank)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -104,24 +104,28 @@ class StatisticsAccumulator:
     def add_scalars(self, scalars: Mapping[str, float]) -> None:
         """Add host numbers by tag."""
         for name, value in scalars.items():
-            total, count = self._scalars.get(name, (0.0, 0))
-            self._scalars[name] = (total + float(value), count + 1)
+            _add_to(self._scalars, name, float(value), 1)
+
+    def settle(self) -> dict[str, float]:
+        """Turn what `add` gathered since the last call into numbers, and return their means.
+
+        They remain part of the next `flush`. Waits for the device: call it once per training unit.
+        """
+        totals: dict[str, tuple[float, int]] = {}
+        for names, sums in self._sums.items():
+            for name, total in zip(names, sums.tolist(), strict=True):
+                _add_to(totals, name, total, self._counts[names])
+        for name, (total, count) in totals.items():
+            _add_to(self._scalars, name, total, count)
+        self._sums, self._counts = {}, {}
+        return {name: total / count for name, (total, count) in totals.items()}
 
     def flush(self) -> dict[str, float]:
         """Return the mean of every tag since the last flush, and start over."""
-        totals: dict[str, tuple[float, int]] = {}
-        for name, total, count in self._entries():
-            earlier_total, earlier_count = totals.get(name, (0.0, 0))
-            totals[name] = (earlier_total + total, earlier_count + count)
-        self._sums, self._counts, self._scalars = {}, {}, {}
-        return {name: total / count for name, (total, count) in totals.items()}
-
-    def _entries(self) -> Iterator[tuple[str, float, int]]:
-        for names, sums in self._sums.items():
-            for name, total in zip(names, sums.tolist(), strict=True):
-                yield name, total, self._counts[names]
-        for name, (total, count) in self._scalars.items():
-            yield name, total, count
+        self.settle()
+        means = {name: total / count for name, (total, count) in self._scalars.items()}
+        self._scalars = {}
+        return means
 
     def state_dict(self) -> dict[str, Any]:
         """Return the unflushed sums as tensors and primitives."""
@@ -142,3 +146,8 @@ class StatisticsAccumulator:
         self._sums = {names: group["sum"].to(device).clone() for names, group in groups.items()}
         self._counts = {names: int(group["count"]) for names, group in groups.items()}
         self._scalars = {k: (float(v[0]), int(v[1])) for k, v in state["scalars"].items()}
+
+
+def _add_to(totals: dict[str, tuple[float, int]], name: str, total: float, count: int) -> None:
+    earlier_total, earlier_count = totals.get(name, (0.0, 0))
+    totals[name] = (earlier_total + total, earlier_count + count)

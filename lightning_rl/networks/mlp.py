@@ -62,8 +62,8 @@ class MLP(nn.Module):
 
     Args:
         input_size: Features per row.
-        hidden_sizes: Units of each hidden layer; empty for one linear map.
         output_size: Numbers per row of the result.
+        hidden_sizes: Units of each hidden layer; empty for one linear map.
         activation: A key of `ACTIVATIONS`.
         output_gain: Gain of the last layer's orthogonal initialisation (0.01 for actors keeps the
             first policy near uniform; Andrychowicz et al., 2021, https://arxiv.org/abs/2006.05990).
@@ -80,8 +80,8 @@ class MLP(nn.Module):
     def __init__(
         self,
         input_size: int,
-        hidden_sizes: Sequence[int],
         output_size: int,
+        hidden_sizes: Sequence[int] = (64, 64),
         activation: str = "tanh",
         output_gain: float = 1.0,
         orthogonal: bool = True,

@@ -42,7 +42,7 @@ class MLPActor(MLP):
         output_gain: float = 0.01,
         orthogonal: bool = True,
     ) -> None:
-        super().__init__(input_size, hidden_sizes, output_size, activation, output_gain, orthogonal)
+        super().__init__(input_size, output_size, hidden_sizes, activation, output_gain, orthogonal)
 
 
 class ActorCritic(nn.Module):
@@ -172,4 +172,4 @@ def _make_trunk(input_size: int, sizes: tuple[int, ...], activation: str) -> MLP
         raise ConfigError(
             "expected hidden_sizes with at least one layer for a shared trunk, got none"
         )
-    return MLP(input_size, sizes[:-1], sizes[-1], activation, math.sqrt(2.0), activate_output=True)
+    return MLP(input_size, sizes[-1], sizes[:-1], activation, math.sqrt(2.0), activate_output=True)

@@ -34,6 +34,6 @@ class IntervalUpdate(nn.Module):
             online: Network that learns.
         """
         due = env_steps // self.interval
-        if due > int(self.count):
+        if due != int(self.count):  # it is ahead in weights from another, longer run
             polyak_update(target, online, self.tau)
             self.count.fill_(due)

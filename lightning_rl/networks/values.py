@@ -39,7 +39,7 @@ class MLPCritic(MLP):
         output_gain: float = 1.0,
         orthogonal: bool = True,
     ) -> None:
-        super().__init__(input_size, hidden_sizes, output_size, activation, output_gain, orthogonal)
+        super().__init__(input_size, output_size, hidden_sizes, activation, output_gain, orthogonal)
 
 
 class QNetwork(nn.Module):
@@ -67,7 +67,7 @@ class QNetwork(nn.Module):
         super().__init__()
 
         def default(input_size: int, output_size: int) -> MLP:
-            return MLP(input_size, hidden_sizes, output_size, activation, orthogonal=False)
+            return MLP(input_size, output_size, hidden_sizes, activation, orthogonal=False)
 
         self.observation_normalizer = (
             RunningNormalizer(observation_space) if normalize_observation else None

@@ -281,7 +281,9 @@ def _numbered_steps(name: str) -> int:
 def _no_good_checkpoint(directory: Path, bad: list[tuple[Path, str]]) -> str:
     """Return one screen that says why nothing can be resumed."""
     if not bad:
-        return f"{directory}: holds no checkpoint"
+        others = ", ".join(sorted(path.name for path in directory.glob("*.ckpt")))
+        hint = f" but {others}, which is taken only when it is named" if others else ""
+        return f"{directory}: holds no checkpoint{hint}"
     lines = [f"{directory}: none of {len(bad)} checkpoints can be used; nothing was changed"]
     lines.extend(f"  {path.name}: {reason}" for path, reason in bad[:_MAX_LISTED])
     if len(bad) > _MAX_LISTED:

@@ -154,6 +154,18 @@ def test_a_loaded_agent_can_be_tested_and_trained_on(make: Any, fit: Fit, tmp_pa
     assert Algorithm.load_from_checkpoint(again).env_steps == 128
 
 
+def test_a_loaded_agent_without_its_checkpoint_begins_a_run_of_its_own(
+    make: Any, fit: Fit, tmp_path: Path
+):
+    agent = make()
+    loaded = type(agent).load_from_checkpoint(saved(fit, agent, tmp_path / "a.ckpt"))
+    begun = weights(loaded).clone()
+    fit(loaded)
+    for name in ("env_steps", "iteration", "gradient_steps"):
+        assert getattr(loaded, name) == getattr(agent, name), name
+    assert not torch.equal(weights(loaded), begun)
+
+
 def test_hyperparameters_are_primitives(make: Any):
     network = {make.case.network: LinearNetwork} if make.case.network else {}
     agent = make(**network)

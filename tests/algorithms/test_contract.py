@@ -17,6 +17,7 @@ from torch import nn
 from lightning_rl import algorithms
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.callbacks.base import EventCallback
+from lightning_rl.errors import TrainingFailed
 from lightning_rl.functional.compilation import AUTO_GRADIENT_STEPS
 from tests.algorithms.cases import CASES, NAMES
 
@@ -212,6 +213,30 @@ def test_a_row_every_few_units_holds_their_mean(make: Any, fit: Fit):
     for tag in {"rollout/mean_reward", "train/learning_rate"} & set(make.case.metrics):
         mean = sum(row[tag] for row in rows[1]) / 3
         assert rows[3][0][tag] == pytest.approx(mean)
+
+
+def test_callbacks_see_every_statistic_of_an_update(make: Any, fit: Fit):
+    seen: list[dict[str, float]] = []
+    rows: list[dict[str, float]] = []
+    events = EventCallback(
+        on_update_end=lambda trainer, agent, statistics: seen.append(statistics),
+        on_metrics=lambda trainer, agent, metrics, at: rows.append(metrics),
+    )
+    fit(make(), callbacks=[events])
+    learned = {tag for row in rows for tag in row if tag.startswith(("train/", "rollout/"))}
+    assert {tag for statistics in seen for tag in statistics} == learned
+    assert seen[-1].items() <= rows[-1].items()
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_an_agent_that_is_no_longer_finite_fails(make: Any, fit: Fit):
+    agent = make()
+    with torch.no_grad():
+        for tensor in (*agent.parameters(), *agent.buffers()):
+            if tensor.is_floating_point():
+                tensor.fill_(torch.nan)
+    with pytest.raises(TrainingFailed, match=r"is nan.*likely"):
+        fit(agent)
 
 
 def test_every_logged_tag_stands_in_a_docstring(make: Any, fit: Fit):

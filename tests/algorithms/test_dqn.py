@@ -181,6 +181,16 @@ def test_the_target_network_is_copied_at_its_interval(fit: Fit):
     assert not torch.equal(weights(agent.target_network), first)
 
 
+def test_weights_of_a_longer_run_do_not_hold_the_target_network_back(fit: Fit):
+    """The number of target updates is part of the weights, and would be far ahead of the clock."""
+    agent = DQN("CartPole-v1", 256, **{**QUICK, "target_update_interval": 8})
+    agent.target_update.count.fill_(1_000)
+    first = weights(agent.target_network)
+    fit(agent)
+    assert int(agent.target_update.count) == 32
+    assert not torch.equal(weights(agent.target_network), first)
+
+
 def test_epsilon_falls_linearly_over_its_fraction(fit: Fit):
     rows = []
     watch = EventCallback(

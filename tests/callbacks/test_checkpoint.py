@@ -4,14 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from lightning_rl import DQN, PPO, Trainer
+from lightning_rl import DQN, PPO, EnvConfig, Trainer
 from lightning_rl.callbacks import Callback, Checkpoint
 from lightning_rl.callbacks import checkpoint as module
+from lightning_rl.envs.probes import FaultEnv
 from lightning_rl.errors import CheckpointError, ConfigError, TrainingFailed
 from lightning_rl.storage import checkpoint_io
 from lightning_rl.storage.sealed import load_sealed
+from lightning_rl.storage.segments import newest_good_checkpoint
 
 
 class Scores(Callback):
@@ -257,25 +258,24 @@ def test_an_error_in_an_evaluation_repeats_it_on_resume(tmp_path):
     assert [row[0] for row in evaluated if row[column]] == ["64", "128", "192", "256", "320"]
 
 
-class Breaks(CartPoleEnv):
-    """Raises in its 30th episode."""
-
-    episodes = 0
-
-    def reset(self, **kwargs):
-        Breaks.episodes += 1
-        if Breaks.episodes == 30:
-            raise ValueError("motor 3 is hot")
-        return super().reset(**kwargs)
-
-
-def test_an_environment_that_raises_fails_the_run_and_the_last_checkpoint_is_good(tmp_path):
-    Breaks.episodes = 0
-    with pytest.raises(TrainingFailed, match="motor 3 is hot"):
-        fit(tmp_path, ppo(env=Breaks, total_env_steps=5_000))
-    assert "emergency.ckpt" not in names(tmp_path)
-    saved = env_steps(folder(tmp_path) / "last.ckpt") if names(tmp_path) else 0
-    assert saved % 32 == 0
+@pytest.mark.filterwarnings("ignore:.*(Received the following error|Raising the last)")
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_what_was_learned_before_an_environment_raised_is_saved(
+    tmp_path, make, vectorization, caplog
+):
+    env = {"num_envs": 2, "vectorization": vectorization}
+    fails = EnvConfig(factory=FaultEnv, kwargs={"raise_at": 150}, **env)
+    with pytest.raises(TrainingFailed, match="FaultEnv raises at step 150"):
+        fit(tmp_path, make(env=fails), Checkpoint(every_env_steps=10_000))
+    assert names(tmp_path) == ["emergency.ckpt"]
+    assert f"lightning-rl resume {folder(tmp_path)}/emergency.ckpt" in caplog.text
+    works = make(env=EnvConfig(factory=FaultEnv, **env))
+    fit(tmp_path / "again", works, ckpt_path=str(folder(tmp_path) / "emergency.ckpt"))
+    assert works.env_steps >= works.total_env_steps
+    assert works.snapshot_level == "exact"
+    with pytest.raises(CheckpointError, match=r"but emergency\.ckpt, which is taken only when it"):
+        newest_good_checkpoint(folder(tmp_path))
 
 
 # Replay segments.

@@ -75,7 +75,7 @@ def test_value_explosion_warns_once_after_100_updates(tag, agent, caplog):
 def test_exploding_mean_value_of_either_sign(agent):
     guard = FailureGuard(explosion_patience=3)
     for value in (1.0, -2e6, -3e6, -4e6):
-        guard.on_rollout_end(None, agent, {"rollout/mean_value": value})
+        guard.on_update_end(None, agent, {"rollout/mean_value": value})
     assert guard.marks == ["value_explosion"]
 
 
@@ -134,8 +134,7 @@ def test_healthy_noise_raises_nothing(agent, make_episode):
             "train/approx_kl": math.exp(stream.gauss(-4, 1)),
             "train/entropy_loss": -abs(stream.gauss(0, 0.3)),
         }
-        guard.on_rollout_end(None, agent, {"rollout/mean_value": stream.gauss(0, 10)})
-        guard.on_update_end(None, agent, statistics)
+        guard.on_update_end(None, agent, statistics | {"rollout/mean_value": stream.gauss(0, 10)})
     assert guard.marks == []
 
 

@@ -202,7 +202,11 @@ def test_what_cannot_be_saved_is_named_and_stops_nothing(kind: type[Any]) -> Non
     [
         ({"raise_at": 2}, SyncRows, r"FaultEnv \(row 0\) failed in step: RuntimeError: FaultEnv"),
         ({"raise_at": 1, "where": "reset"}, SyncRows, r"\(row 0\) failed in reset: RuntimeError"),
-        ({"bad_shape_at": 2}, SyncRows, r"\(row 0\) failed in step: ValueError: could not broad"),
+        (
+            {"bad_shape_at": 2},
+            SyncRows,
+            r"\(row 0\) failed in step: .*shape \(1,\), received \(2,\)",
+        ),
         ({"raise_at": 2}, AsyncRows, r"FaultEnv failed in step: RuntimeError: FaultEnv raises"),
     ],
 )
@@ -218,6 +222,36 @@ def count_to_three(env: VectorEnv) -> None:
     env.reset([0, 1], [0, 1])
     for _ in range(3):
         env.step(np.zeros(2, dtype=np.int64))
+
+
+class Shrinks(CountEnv):
+    """Returns one number where three are promised, which NumPy would stretch."""
+
+    def __init__(self, nested: bool) -> None:
+        super().__init__()
+        box = spaces.Box(0.0, 1.0, (3,))
+        self.observation_space = spaces.Dict({"a": box}) if nested else box
+        self.size, self.nested = 3, nested
+
+    def reset(self, **_: Any) -> Any:
+        value = np.zeros(self.size, dtype=np.float32)
+        return ({"a": value} if self.nested else value), {}
+
+    def step(self, action: Any) -> Any:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_observation_is_never_stretched(nested: bool) -> None:
+    with SyncRows(EnvConfig(factory=Shrinks, kwargs={"nested": nested}), 2) as env:
+        count_to_three(env)
+        env.envs[1].size = 1  # type: ignore[attr-defined]
+        with pytest.raises(
+            TrainingFailed, match=r"\(row 1\) failed in step.*\(3,\), received \(1,\)"
+        ):
+            env.step(np.zeros(2, dtype=np.int64))
+        with pytest.raises(TrainingFailed, match=r"\(row 1\) failed in reset.*received \(1,\)"):
+            env.reset([1], [0])
 
 
 def test_a_worker_that_dies_is_reported_and_the_others_end() -> None:

@@ -183,7 +183,7 @@ def test_the_part_of_a_nested_observation_is_named() -> None:
         collected(EnvConfig(factory=Nested), 4, lambda observation, step: np.zeros(1, dtype=int))
 
 
-# What environments report.
+# State.
 
 
 class Reporting(CountEnv):
@@ -195,19 +195,6 @@ class Reporting(CountEnv):
         if self.count % 2:
             info["log"] = {"/height": float(self.count)}
         return observation, reward, terminated, truncated, info
-
-
-def test_components_are_summed_by_episode_and_logs_averaged() -> None:
-    config = EnvConfig(factory=Reporting, kwargs={"min_length": 4, "max_length": 4})
-    collector, _, episodes = collected(config, 9)
-    assert [episode.reward_components for episode in episodes] == [
-        {"count": 10.0, "cost": -2.0}
-    ] * 2
-    assert collector.take_log() == {"env/height": (1 + 3 + 1 + 3 + 1) / 5}
-    assert collector.take_log() == {}
-
-
-# State.
 
 
 class Interrupt(Exception):  # noqa: N818

@@ -58,6 +58,19 @@ def test_accumulator_means_and_reset():
     assert statistics.flush() == {}
 
 
+def test_settled_values_are_told_once_and_stay_part_of_the_mean():
+    statistics = StatisticsAccumulator()
+    statistics.add(("loss", "kl"), torch.tensor([1.0, 10.0]))
+    statistics.add(("loss", "kl"), torch.tensor([3.0, 20.0]))
+    statistics.add(("loss",), torch.tensor([8.0]))
+    assert statistics.settle() == {"loss": 4.0, "kl": 15.0}
+    assert statistics.settle() == {}
+    statistics.add(("loss",), torch.tensor([torch.nan]))
+    assert str(statistics.settle()) == "{'loss': nan}"
+    statistics.add(("kl",), torch.tensor([0.0]))
+    assert statistics.flush()["kl"] == 10.0
+
+
 def test_accumulator_takes_inference_tensors_anywhere():
     statistics = StatisticsAccumulator()
     with torch.inference_mode():

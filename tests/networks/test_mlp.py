@@ -19,7 +19,7 @@ def as_sequential(mlp, activation):
 
 
 def test_forward_equals_a_sequential_network():
-    mlp = MLP(4, (8, 6), 3)
+    mlp = MLP(4, 3, (8, 6))
     x = torch.randn(5, 4)
     torch.testing.assert_close(mlp(x), as_sequential(mlp, nn.Tanh())(x))
     assert mlp(x).requires_grad
@@ -28,7 +28,7 @@ def test_forward_equals_a_sequential_network():
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("activate_output", [False, True])
 def test_inference_equals_forward_for_any_batch_size(activation, activate_output):
-    mlp = MLP(4, (8, 6), 3, activation, orthogonal=False, activate_output=activate_output)
+    mlp = MLP(4, 3, (8, 6), activation, orthogonal=False, activate_output=activate_output)
     act = mlp.inference_function()
     results = []
     for batch_size in (5, 1, 5, 300):
@@ -42,7 +42,7 @@ def test_inference_equals_forward_for_any_batch_size(activation, activate_output
 
 
 def test_inference_follows_in_place_updates_and_works_in_and_out_of_inference_mode():
-    mlp = MLP(4, (8,), 3)
+    mlp = MLP(4, 3, (8,))
     flat = flatten_parameters(mlp)
     act, x = mlp.inference_function(), torch.randn(2, 4)
     with torch.inference_mode():
@@ -54,7 +54,7 @@ def test_inference_follows_in_place_updates_and_works_in_and_out_of_inference_mo
 
 
 def test_inference_follows_autocast():
-    mlp = MLP(4, (8, 8), 3)
+    mlp = MLP(4, 3, (8, 8))
     act, x = mlp.inference_function(), torch.randn(2, 4)
     act(x)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
@@ -63,21 +63,21 @@ def test_inference_follows_autocast():
 
 
 def test_many_batch_sizes_do_not_pile_up():
-    act = MLP(2, (4,), 1).inference_function()
+    act = MLP(2, 1, (4,)).inference_function()
     for batch_size in range(1, 100):
         assert act(torch.zeros(batch_size, 2)).shape == (batch_size, 1)
     assert len(act._prepared) <= 16
 
 
 def test_no_hidden_layer_is_a_linear_map():
-    mlp = MLP(3, (), 2)
+    mlp = MLP(3, 2, ())
     x = torch.randn(4, 3)
     torch.testing.assert_close(mlp(x), mlp.layers[0](x))
     assert torch.equal(mlp.inference_function()(x), mlp(x))
 
 
 def test_orthogonal_initialisation():
-    mlp = MLP(4, (16, 16), 2, output_gain=0.01)
+    mlp = MLP(4, 2, (16, 16), output_gain=0.01)
     first, middle, last = (layer.weight.detach() for layer in mlp.layers)
     torch.testing.assert_close(first.t() @ first, 2.0 * torch.eye(4), atol=1e-5, rtol=0)
     torch.testing.assert_close(middle @ middle.t(), 2.0 * torch.eye(16), atol=1e-5, rtol=0)
@@ -87,7 +87,7 @@ def test_orthogonal_initialisation():
 
 def test_default_initialisation_is_that_of_torch():
     torch.manual_seed(3)
-    mlp = MLP(4, (8,), 2, orthogonal=False)
+    mlp = MLP(4, 2, (8,), orthogonal=False)
     torch.manual_seed(3)
     expected = [nn.Linear(4, 8), nn.Linear(8, 2)]
     for ours, theirs in zip(mlp.layers, expected, strict=True):
@@ -97,16 +97,16 @@ def test_default_initialisation_is_that_of_torch():
 
 def test_wrong_arguments():
     with pytest.raises(ConfigError, match="'tahn'; did you mean 'tanh'"):
-        MLP(4, (8,), 2, activation="tahn")
+        MLP(4, 2, (8,), activation="tahn")
     with pytest.raises(ConfigError, match=r"positive layer sizes, got \[4, 0, 2\]"):
-        MLP(4, (0,), 2)
+        MLP(4, 2, (0,))
 
 
 def test_build_network():
     module = nn.Linear(2, 3)
     assert build_network(module, MLP, 2, 3) is module
     assert build_network(nn.Linear, MLP, 2, 3).weight.shape == (3, 2)
-    assert isinstance(build_network(None, lambda i, o: MLP(i, (), o), 2, 3), MLP)
+    assert isinstance(build_network(None, lambda i, o: MLP(i, o, ()), 2, 3), MLP)
     for wrong in (7, lambda i, o: None):
         with pytest.raises(ConfigError, match=r"torch\.nn\.Module"):
             build_network(wrong, MLP, 2, 3)
@@ -118,7 +118,7 @@ def test_inference_of_any_module_keeps_no_graph():
 
 
 def test_functional_call_and_compile():
-    mlp, x = MLP(4, (8,), 2), torch.randn(3, 4)
+    mlp, x = MLP(4, 2, (8,)), torch.randn(3, 4)
     doubled = {name: p.detach() * 2 for name, p in mlp.named_parameters()}
     compiled = torch.compile(
         lambda p, x: torch.func.functional_call(mlp, p, (x,)), fullgraph=True, backend="eager"

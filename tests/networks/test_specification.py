@@ -40,6 +40,8 @@ def test_arguments_reach_the_class():
     path = "lightning_rl.networks.policies.MLPActor"
     network = network_factory({"class_path": path, "init_args": {"hidden_sizes": [7]}})(3, 2)
     assert [p.shape for p in network.parameters()][:1] == [torch.Size([7, 3])]
+    mlp = network_factory({"class_path": "lightning_rl.networks.mlp.MLP"})(3, 2)
+    assert [p.shape for p in mlp.parameters()][::2] == [(64, 3), (64, 64), (2, 64)]
     bare = network_factory({"class_path": "torch.nn.Linear", "init_args": {"bias": False}})(3, 2)
     assert len(list(bare.parameters())) == 1
 

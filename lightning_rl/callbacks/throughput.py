@@ -20,6 +20,8 @@ class Throughput(Callback):
     - `time/env_steps_per_second`: env steps since the last row, by training wall time.
     - `time/gradient_steps_per_second`: gradient steps since the last row, by training wall time.
     - `time/collect_share`: part, 0 to 1, of the time since the last row that went into collecting.
+    - `time/logging_share`: part, 0 to 1, of the time since the last row that training spent in calls
+      of loggers and trackers.
     - `time/elapsed_s`: training wall time in seconds, added up over all attempts of the run.
     - `time/eta_s`: seconds until the budget is spent, at the speed of the last 20 rows.
     - `system/rss_mb`: resident memory of this process in MB (10^6 bytes).
@@ -27,7 +29,7 @@ class Throughput(Callback):
 
     def __init__(self) -> None:
         self._process = psutil.Process()
-        # Of the last rows: elapsed_s, env_steps, gradient_steps, collect_s, progress.
+        # Of the last rows: elapsed_s, env_steps, gradient_steps, collect_s, progress, logging_s.
         self._marks: deque[tuple[float, ...]] = deque(maxlen=WINDOW + 1)
 
     def on_training_begins(self, trainer: Trainer, agent: Agent) -> None:
@@ -47,6 +49,7 @@ class Throughput(Callback):
             row["time/env_steps_per_second"] = (now[1] - before[1]) / seconds
             row["time/gradient_steps_per_second"] = (now[2] - before[2]) / seconds
             row["time/collect_share"] = (now[3] - before[3]) / seconds
+            row["time/logging_share"] = (now[5] - before[5]) / seconds
         oldest = self._marks[0]
         progress = now[4] - oldest[4]
         if progress > 0:
@@ -59,4 +62,5 @@ def _mark(agent: Agent) -> tuple[float, ...]:
         progress = agent.env_steps / agent.total_env_steps
     else:
         progress = agent.episodes / agent.total_episodes
-    return agent.elapsed_s, agent.env_steps, agent.gradient_steps, agent.collect_s, progress
+    counters = agent.env_steps, agent.gradient_steps, agent.collect_s
+    return agent.elapsed_s, *counters, progress, agent.logging_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,6 +26,7 @@ class RunHooks(EvaluationHooks):
         collect_s: Seconds spent collecting, over all attempts.
         gradient_steps: Completed gradient steps.
         iteration: Completed training units.
+        logging_s: Seconds that training spent in calls of loggers, in this attempt.
         source: Experience source while training, else None.
         state: What a checkpoint holds beyond Lightning's own entries.
         statistics: Training metrics since the last logged row.
@@ -39,7 +41,7 @@ class RunHooks(EvaluationHooks):
         self.statistics = StatisticsAccumulator()
         self.source: ExperienceSource | None = None
         self.iteration = self.gradient_steps = self.stop_requested = 0
-        self.collect_s = 0.0
+        self.collect_s = self.logging_s = 0.0
 
     # The clock. Counters of an agent that is not training are those of its last checkpoint.
 
@@ -96,8 +98,10 @@ class RunHooks(EvaluationHooks):
 
         It goes to every logger, into `trainer.callback_metrics` and to every callback.
         """
+        started = time.perf_counter()
         for logger in self.trainer.loggers:
             logger.log_metrics({"episode": self.episodes, **metrics}, step=self.env_steps)
+        self.logging_s += time.perf_counter() - started
         tensors = {tag: torch.tensor(value) for tag, value in metrics.items()}
         self.trainer.callback_metrics.update(tensors)
         self.emit("on_metrics", metrics, self.env_steps)
@@ -125,8 +129,13 @@ class RunHooks(EvaluationHooks):
             raise Interrupted(self.stop_requested)
 
     def on_episode(self, episode: Episode) -> None:
-        """Pass a finished training episode on to callbacks."""
+        """Pass a finished training episode on to callbacks, and to loggers that take episodes."""
         self.emit("on_episode_end", episode)
+        started = time.perf_counter()
+        for logger in self.trainer.loggers:
+            if hasattr(logger, "log_episode"):
+                logger.log_episode(episode)
+        self.logging_s += time.perf_counter() - started
 
     def count_collecting(self, seconds: float) -> None:
         """Add to the time spent collecting."""

@@ -1,7 +1,8 @@
 """The run directory: where a run keeps its files, what it is called, and who may write to it.
 
 The content of the files belongs to those who write them: checkpoints to `callbacks/checkpoint.py`,
-`metrics.csv` to `loggers/csv.py`, `run.json` and `metrics.json` to `runs/record.py`.
+`metrics.csv` and
+`metrics.db` to `loggers/`, `run.json` and `metrics.json` to `runs/record.py`.
 """
 
 from __future__ import annotations
@@ -164,6 +165,11 @@ class RunDirectory:
         return self.path / "metrics.csv"
 
     @property
+    def metrics_db(self) -> Path:
+        """One row per logged value and per finished episode, for SQL."""
+        return self.path / "metrics.db"
+
+    @property
     def metrics_json(self) -> Path:
         """The summary of the run."""
         return self.path / "metrics.json"
@@ -268,8 +274,8 @@ class RunDirectory:
     def supersede(self, env_steps: int) -> Path | None:
         """Set aside what the run did behind `env_steps`, from where it is about to go on anew.
 
-        Later numbered checkpoints are moved, and `metrics.csv`, whose later rows are cut when the
-        logger's state returns, is copied to `superseded/<n>/`.
+        Later numbered checkpoints are moved to `superseded/<n>/`. `metrics.csv` and `metrics.db`,
+        whose later rows are cut when the loggers' state returns, are copied there.
 
         Returns:
             The folder, or None when nothing lay behind `env_steps`.
@@ -287,8 +293,9 @@ class RunDirectory:
         for link in self.checkpoints.glob("*.ckpt"):
             if link.is_symlink() and not link.exists():
                 link.unlink()
-        if self.metrics_csv.exists():
-            shutil.copy2(self.metrics_csv, folder / str(number) / self.metrics_csv.name)
+        for name in ("metrics.csv", *_DATABASE):
+            if (self.path / name).exists():
+                shutil.copy2(self.path / name, folder / str(number) / name)
         return folder / str(number)
 
     def release(self) -> None:
@@ -355,13 +362,14 @@ def _behind(checkpoint: Path, env_steps: int) -> bool:
     return number.isdigit() and int(number) > env_steps
 
 
+_DATABASE = ("metrics.db", "metrics.db-wal", "metrics.db-shm")
 _OUTPUTS = (
+    *_DATABASE,
     "superseded",
     "config.yaml",
     "run.json",
     "checkpoints",
     "metrics.csv",
-    "metrics.db",
     "metrics.json",
     "training.log",
     "training_curves.png",

@@ -27,6 +27,7 @@ from lightning_rl.errors import ConfigError, check_ranges
 from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
 from lightning_rl.experience.setup import check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
+from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
 from lightning_rl.storage.sealed import remove_temporaries
@@ -58,7 +59,7 @@ class Trainer(pl.Trainer):
         max_epochs: As in Lightning; -1 because the budget ends a run.
         log_every_n_steps: Training units between two logged rows.
         callbacks: Added to the default ones; one of the same class replaces the default.
-        logger: Added to `metrics.csv`; true for TensorBoard, false for none.
+        logger: Added to `metrics.csv` and `metrics.db`; true for TensorBoard, false for none.
         enable_checkpointing: Write checkpoints.
         enable_progress_bar: Show progress in the terminal.
         enable_model_summary: As in Lightning.
@@ -268,16 +269,24 @@ class Trainer(pl.Trainer):
             start: Env step that training starts from; TensorBoard hides later points of the past.
         """
         own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
-        added: list[Logger] = [CSVMetrics(directory.path)]
+        added: list[Logger] = []
         if self._adds_tensorboard:
             purge: dict[str, Any] = {"purge_step": start} if start else {}
             folder = str(directory.path)
             added.append(
                 TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
             )
+        added.append(CSVMetrics(directory.path))
+        given = [item for item in own if isinstance(item, SQLiteLogger)]
+        for item in given:
+            item.place_in(directory.path)
+        if not any(item.path == directory.metrics_db for item in given):
+            added.append(SQLiteLogger(directory.metrics_db))
         for item in added:
             item.of_run_directory = True  # type: ignore[attr-defined]
-        self.loggers = [*added, *own]
+        # The user's own come first: `trainer.logger` is the one that `trainer.logger.experiment` is
+        # expected of.
+        self.loggers = [*own, *added]
         record = RunRecord(directory, self.run_config, self.config_text)
         callbacks: list[pl.Callback] = self.callbacks  # type: ignore[has-type]
         others = [item for item in callbacks if not isinstance(item, RunRecord)]

@@ -23,6 +23,7 @@ def agent() -> SimpleNamespace:
         total_episodes=None,
         elapsed_s=0.0,
         collect_s=0.0,
+        logging_s=0.0,
     )
 
 

@@ -7,21 +7,23 @@ import pytest
 from lightning_rl.callbacks.throughput import Throughput
 
 
-def advance(agent, seconds, env_steps, gradient_steps=0, collect_s=0.0):
+def advance(agent, seconds, env_steps, gradient_steps=0, collect_s=0.0, logging_s=0.0):
     agent.elapsed_s += seconds
     agent.env_steps += env_steps
     agent.gradient_steps += gradient_steps
     agent.collect_s += collect_s
+    agent.logging_s += logging_s
 
 
 def test_rates_are_those_since_the_last_row(agent):
     callback = Throughput()
     callback.on_training_begins(None, agent)
-    advance(agent, 2.0, 100, 10, 1.5)
+    advance(agent, 2.0, 100, 10, 1.5, 0.5)
     row = callback.metrics(None, agent)
     assert row["time/env_steps_per_second"] == 50.0
     assert row["time/gradient_steps_per_second"] == 5.0
     assert row["time/collect_share"] == 0.75
+    assert row["time/logging_share"] == 0.25
     assert row["time/elapsed_s"] == 2.0
     assert row["time/eta_s"] == pytest.approx(18.0)
     advance(agent, 1.0, 200)

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning_rl import DQN, PPO, Trainer
 from lightning_rl.callbacks import Checkpoint, EpisodeStatistics, GracefulStop, ProgressBar
 from lightning_rl.errors import CheckpointError, ConfigError
-from lightning_rl.loggers.csv import CSVMetrics, read_metrics
+from lightning_rl.loggers import CSVMetrics, SQLiteLogger, read_metrics
 
 
 def agent(**settings):
@@ -100,7 +100,7 @@ def test_loggers_are_added_to_ours(tmp_path):
     own = CSVLogger(tmp_path / "own")
     fitted = trainer(tmp_path, logger=own)
     fitted.fit(agent())
-    assert [type(item) for item in fitted.loggers] == [CSVMetrics, CSVLogger]
+    assert [type(item) for item in fitted.loggers] == [CSVLogger, CSVMetrics, SQLiteLogger]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_rl.loggers import query_metrics
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
@@ -187,6 +188,15 @@ def metric_rows(run: Run) -> list[dict[str, str]]:
     ]
 
 
+def database_rows(run: Run) -> list[dict[str, Any]]:
+    """Return the rows of `metrics.db`, without wall clock, attempts and measured times."""
+    return [
+        {name: value for name, value in row.items() if name not in ("wall_time", "attempt")}
+        for row in query_metrics(run.directory / "metrics.db")
+        if not row["metric_name"].startswith(("time/", "system/"))
+    ]
+
+
 def record(run: Run) -> dict[str, Any]:
     """Return `run.json`."""
     content: dict[str, Any] = json.loads((run.directory / "run.json").read_text(encoding="utf-8"))
@@ -199,6 +209,7 @@ def assert_equal(reference: Run, other: Run) -> None:
     expected, received = metric_rows(reference), metric_rows(other)
     assert [row["step"] for row in received] == [row["step"] for row in expected]
     assert list(differences(expected, received)) == []
+    assert database_rows(other) == database_rows(reference)
 
 
 def differences(expected: Any, received: Any, path: str = "") -> Iterator[str]:

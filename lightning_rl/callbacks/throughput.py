@@ -20,8 +20,7 @@ class Throughput(Callback):
     - `time/env_steps_per_second`: env steps since the last row, by training wall time.
     - `time/gradient_steps_per_second`: gradient steps since the last row, by training wall time.
     - `time/collect_share`: part, 0 to 1, of the time since the last row that went into collecting.
-    - `time/logging_share`: part, 0 to 1, of the time since the last row that training spent in calls
-      of loggers and trackers.
+    - `time/logging_share`: part, 0 to 1, of that time that training spent in calls of loggers.
     - `time/elapsed_s`: training wall time in seconds, added up over all attempts of the run.
     - `time/eta_s`: seconds until the budget is spent, at the speed of the last 20 rows.
     - `system/rss_mb`: resident memory of this process in MB (10^6 bytes).

@@ -278,9 +278,9 @@ class Trainer(pl.Trainer):
             )
         added.append(CSVMetrics(directory.path))
         given = [item for item in own if isinstance(item, SQLiteLogger)]
-        for item in given:
-            item.place_in(directory.path)
-        if not any(item.path == directory.metrics_db for item in given):
+        for database in given:
+            database.place_in(directory.path)
+        if not any(database.path == directory.metrics_db for database in given):
             added.append(SQLiteLogger(directory.metrics_db))
         for item in added:
             item.of_run_directory = True  # type: ignore[attr-defined]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch._inductor
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +42,83 @@ def resolve_compile(choice: CompileChoice, gradient_steps: int | None) -> bool:
     return bool(wanted)
 
 
-def compile_function(function: Function, enabled: bool, fullgraph: bool = True) -> Function:
-    """Return `function` compiled for fixed shapes, or itself when not `enabled`."""
+def compile_function(function: Function, enabled: bool, traced: bool = True) -> Function:
+    """Return `function` compiled for fixed shapes, or itself when not `enabled`.
+
+    Args:
+        function: Pure: it reads nothing but its arguments.
+        enabled: Whether to compile.
+        traced: Compile it whole as a `TracedFunction`, which calls the program without guards.
+            False for what cannot be traced or what Python state may steer (recurrent cells, modules
+            that are not ours): `torch.compile` guards it, at twice the cost of a small update.
+    """
     if not enabled:
         return function
-    return torch.compile(function, fullgraph=fullgraph, dynamic=False)  # type: ignore[return-value]
+    if not traced:
+        return torch.compile(function, fullgraph=False, dynamic=False)  # type: ignore[return-value]
+    return TracedFunction(function)  # type: ignore[return-value]
+
+
+class TracedFunction:
+    """A pure function of tensors, compiled once for every combination of their shapes.
+
+    `torch.compile` checks before every call that all it saw while tracing still holds; of a DQN
+    update of 370 µs between env steps that takes 120 µs. A pure function needs none of it: it is
+    traced once, and the program gets the tensors. Python numbers, branches and attributes of
+    modules are what they were at that time.
+
+    Args:
+        function: From trees (dictionaries, lists and tuples) of tensors to a tuple of tensors.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+        self._function = function
+        self._programs: dict[tuple[torch.Size, ...], Callable[..., tuple[Tensor, ...]]] = {}
+
+    def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
+        """Run the program of the arguments' shapes."""
+        leaves: list[Tensor] = []
+        _append_leaves(arguments, leaves)
+        shapes = tuple([leaf.shape for leaf in leaves])
+        program = self._programs.get(shapes)
+        if program is None:
+            program = self._programs[shapes] = self._compile(arguments, leaves)
+        return program(*leaves)
+
+    def _compile(self, arguments: Any, leaves: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+        def function_of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
+            return self._function(*_refill(arguments, iter(values)))
+
+        with torch.no_grad():  # gradients are taken inside
+            # On fake tensors a branch on data is an error; on real ones it would be frozen.
+            trace = make_fx(function_of_leaves, tracing_mode="fake", _allow_non_fake_inputs=True)
+            return torch._inductor.compile(trace(*leaves), list(leaves))  # type: ignore[return-value]
+
+
+def _append_leaves(tree: Any, leaves: list[Tensor]) -> None:
+    kind = type(tree)
+    if kind is dict:
+        for value in tree.values():
+            _append_leaves(value, leaves)
+    elif kind is tuple or kind is list:
+        for value in tree:
+            _append_leaves(value, leaves)
+    elif isinstance(tree, Tensor):
+        leaves.append(tree)
+    else:
+        raise TypeError(
+            f"expected tensors as arguments of a compiled function, received {kind.__name__}: "
+            "numbers that change must be tensors, fixed ones can be bound by functools.partial"
+        )
+
+
+def _refill(tree: Any, values: Iterator[Tensor]) -> Any:
+    """Return `tree` with its tensors replaced in order."""
+    if isinstance(tree, dict):
+        return {key: _refill(value, values) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(_refill(value, values) for value in tree)
+    return next(values)
 
 
 def _has_compiler() -> bool:

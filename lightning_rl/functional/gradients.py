@@ -96,9 +96,7 @@ def _compiled(
         gradients, (_, statistics) = differentiate(*arguments)
         return _clip(parameters.flatten_gradients(gradients), statistics, max_norm)
 
-    # Recurrent cells cannot be traced whole; a graph break costs less than not compiling.
-    recurrent = any(isinstance(module, nn.RNNBase) for module in network.modules())
-    program = compile_function(whole, enabled=True, fullgraph=not recurrent)
+    program = compile_function(whole, True, traced=all(map(is_traceable, (network, *frozen))))
 
     def gradient(*inputs: Any) -> tuple[Tensor, Tensor]:
         return program(detached, buffers, frozen_tensors, inputs)
@@ -106,6 +104,18 @@ def _compiled(
     buffers = dict(network.named_buffers())
     frozen_tensors = [_tensors(module) for module in frozen]
     return gradient
+
+
+def is_traceable(network: nn.Module) -> bool:
+    """Return whether tracing once is enough: no recurrent cell, no module of somebody else's.
+
+    Somebody's own module may act on Python state that changes from call to call.
+    """
+    return all(
+        type(module).__module__.startswith(("torch.nn.", "lightning_rl."))
+        and not isinstance(module, nn.RNNBase)
+        for module in network.modules()
+    )
 
 
 def _stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from lightning_rl.functional import compilation
 from lightning_rl.functional.compilation import (
@@ -68,11 +70,46 @@ def test_a_function_that_is_not_to_be_compiled_stays_itself():
     assert compile_function(len, enabled=False) is len
 
 
-def test_options_of_the_compiler(monkeypatch: pytest.MonkeyPatch):
+def test_what_cannot_be_traced_is_left_to_torch_compile(monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, Any] = {}
     monkeypatch.setattr(
         torch, "compile", lambda function, **options: seen.update(options) or function
     )
-    compile_function(len, enabled=True, fullgraph=False)
+    compile_function(len, enabled=True, traced=False)
     # Shapes are fixed: a symbolic size would be slower and rounds differently.
     assert seen == {"fullgraph": False, "dynamic": False}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+def test_a_traced_function_takes_trees_and_every_shape_gets_a_program():
+    traces = []
+
+    def scaled(tree: dict[str, Any], factors: list[Tensor]) -> tuple[Tensor, Tensor]:
+        traces.append(tree["x"].shape)
+        return tree["x"] * factors[0] + tree["inner"]["y"], tree["x"].sum()
+
+    function = compile_function(scaled, enabled=True)
+    for rows in (2, 3, 2, 3):
+        x = torch.arange(float(rows))
+        tree = {"x": x, "inner": {"y": torch.ones(rows)}}
+        result, total = function(tree, [torch.tensor(2.0)])
+        assert result.tolist() == [2.0 * value + 1.0 for value in range(rows)]
+        assert total.item() == sum(range(rows))
+    assert traces == [(2,), (3,)]
+    # Numbers that are tensors change without another trace.
+    assert function(tree, [torch.tensor(0.0)])[0].tolist() == [1.0] * 3
+    assert len(traces) == 2
+
+
+def test_python_numbers_are_refused_instead_of_frozen():
+    function = compile_function(lambda x, factor: (x * factor,), enabled=True)
+    with pytest.raises(TypeError, match="must be tensors"):
+        function(torch.ones(2), 3.0)
+
+
+def test_a_branch_on_data_is_refused_instead_of_frozen():
+    def branching(x: Tensor) -> tuple[Tensor]:
+        return (x if x.sum() > 0 else -x,)
+
+    with pytest.raises(GuardOnDataDependentSymNode):
+        compile_function(branching, enabled=True)(torch.ones(2))

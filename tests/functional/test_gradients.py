@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_rl.functional.gradients import gradient_function
+from lightning_rl.functional.gradients import gradient_function, is_traceable
 from lightning_rl.functional.parameters import flatten_parameters
 
 
@@ -120,3 +120,34 @@ def test_compiled_and_eager_agree():
         torch.testing.assert_close(other_gradient, gradient, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(other_statistics, statistics, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast_weights, eager_weights, rtol=1e-5, atol=1e-5)
+
+
+class Alternating(nn.Module):
+    """A network that acts on Python state: a program traced once would miss it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.sign = nn.Linear(1, 1), 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) * self.sign
+
+
+def test_only_what_is_ours_or_torchs_is_traced_once():
+    assert is_traceable(two_layers())
+    assert not is_traceable(nn.Sequential(nn.Linear(1, 1), Alternating()))
+    assert not is_traceable(nn.LSTM(1, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+def test_python_state_of_somebody_elses_network_is_seen_when_compiled():
+    network = Alternating()
+    function = gradient_function(squares, network, flatten_parameters(network), compiled=True)
+    before = function(X, torch.zeros(2))[0]
+    y = network(X).squeeze(-1).detach()
+    network.sign = -1.0
+    # The prediction turns round, and so does the target: the error stays, its slope too.
+    after = function(X, torch.zeros(2))[0]
+    torch.testing.assert_close(after, before)
+    error_of_ones = function(X, -y)[1][0].item()
+    assert error_of_ones == pytest.approx(0.0, abs=1e-6)

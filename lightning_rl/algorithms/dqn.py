@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_rl.algorithms.base import Algorithm
-from lightning_rl.buffers.replay import ReplayBuffer, Transitions
+from lightning_rl.buffers.frames import make_replay
+from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError, check_choice
 from lightning_rl.experience.collector import Act, Collector
@@ -227,7 +228,8 @@ class DQN(Algorithm):
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
         with self.precision_context():
             self.q_values = self.network.acting_function()
-        replay = ReplayBuffer(self.capacity, self.observation_space, self.action_space)
+        spaces = self.observation_space, self.action_space
+        replay = make_replay(self.env_config, self.capacity, *spaces)
         return OffPolicySource(
             self, collector, replay, self.train_frequency, self.env_steps_per_iteration
         )

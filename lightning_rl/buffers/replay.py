@@ -16,7 +16,7 @@ from lightning_rl.envs.spaces import allocate
 from lightning_rl.errors import CheckpointError
 from lightning_rl.functional.trees import map_tree, tree_items
 from lightning_rl.storage.segments import SegmentStore
-from lightning_rl.types import Array, TensorObservation
+from lightning_rl.types import Array, Observation, TensorObservation
 
 Transitions = dict[str, TensorObservation]
 """Columns of `B` rows: `observation`, `action`, `reward`, the flags and `next_observation`."""
@@ -91,15 +91,9 @@ class ReplayBuffer:
     ) -> None:
         self.capacity = capacity
         self.inserted = 0
-        action: Any = allocate(action_space, 1)
-        dtype = torch.float32 if action.dtype.kind == "f" else torch.int64
         self.columns: Transitions = {
-            "observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
-            "action": torch.zeros((capacity, *action.shape[1:]), dtype=dtype),
-            "reward": torch.zeros(capacity),
-            "terminated": torch.zeros(capacity, dtype=torch.bool),
-            "truncated": torch.zeros(capacity, dtype=torch.bool),
-            "next_observation": map_tree(torch.from_numpy, allocate(observation_space, capacity)),
+            name: map_tree(torch.from_numpy, column)
+            for name, column in self._allocate(observation_space, action_space).items()
         }
         # The same memory for NumPy, whose indexing costs a fraction of torch's between env steps.
         self._arrays: dict[str, Any] = {
@@ -108,8 +102,30 @@ class ReplayBuffer:
         }
         self._segments: dict[Path, list[dict[str, Any]]] = {}
 
+    def _allocate(
+        self, observation_space: spaces.Space, action_space: spaces.Space
+    ) -> dict[str, Observation]:
+        """Return the columns, zeroed, each with `capacity` rows."""
+        capacity = self.capacity
+        action: Any = allocate(action_space, capacity)
+        return {
+            "observation": allocate(observation_space, capacity),
+            "action": action.astype(
+                np.float32 if action.dtype.kind == "f" else np.int64, copy=False
+            ),
+            "reward": np.zeros(capacity, dtype=np.float32),
+            "terminated": np.zeros(capacity, dtype=bool),
+            "truncated": np.zeros(capacity, dtype=bool),
+            "next_observation": allocate(observation_space, capacity),
+        }
+
     def __len__(self) -> int:
         return min(self.inserted, self.capacity)
+
+    @property
+    def _first_kept(self) -> int:
+        """Number of the first transition that a checkpoint needs something of."""
+        return self.inserted - len(self)
 
     def add(self, rollout: Rollout) -> None:
         """Append the transitions of a full rollout, step by step, row by row within a step.
@@ -123,7 +139,8 @@ class ReplayBuffer:
         rows: Any = np.arange(self.inserted + first, self.inserted + count) % self.capacity
         if count and rows[0] <= rows[-1]:
             rows = slice(int(rows[0]), int(rows[-1]) + 1)  # contiguous: a plain copy
-        for source, column in self._flat(rollout.next_observation(), rollout):
+        sources = self._sources(rollout)
+        for source, column in self._pairs(sources):
             source = source.reshape(cells, *column.shape[1:])
             column[rows] = (source if kept is None else source[kept])[first:]
         self.inserted += count
@@ -158,15 +175,18 @@ class ReplayBuffer:
             name: map_tree(lambda leaf: leaf[rows], column) for name, column in self.columns.items()
         }
 
-    def _flat(self, next_observation: Any, rollout: Rollout) -> list[tuple[Array, Array]]:
-        sources = {
+    def _sources(self, rollout: Rollout) -> dict[str, Observation]:
+        """Return what goes into each column, `(T, N, ...)`."""
+        return {
             "observation": map_tree(lambda leaf: leaf[:-1], rollout.observation),
             "action": rollout.action,
             "reward": rollout.reward,
             "terminated": rollout.terminated,
             "truncated": rollout.truncated,
-            "next_observation": next_observation,
+            "next_observation": rollout.next_observation(),
         }
+
+    def _pairs(self, sources: dict[str, Observation]) -> list[tuple[Array, Array]]:
         return [
             (source, leaf)
             for name, column in self._arrays.items()
@@ -184,11 +204,11 @@ class ReplayBuffer:
 
         The cost is that of the new transitions, not of the capacity.
         """
-        oldest = self.inserted - len(self)
+        first = self._first_kept
         references = [
-            item for item in self._segments.get(store.directory, []) if item["end"] > oldest
+            item for item in self._segments.get(store.directory, []) if item["end"] > first
         ]
-        saved = references[-1]["end"] if references else oldest
+        saved = references[-1]["end"] if references else first
         if saved < self.inserted:
             references.append(dict(store.append(saved, self._rows(saved, self.inserted))))
         self._segments[store.directory] = references
@@ -211,15 +231,18 @@ class ReplayBuffer:
                 f"expected replay capacity {state['capacity']}, received {self.capacity}"
             )
         self.inserted = state["inserted"]
-        oldest = self.inserted - len(self)
         if self.inserted:
-            content = store.read(references, oldest, self.inserted)
-            rows = torch.arange(oldest, self.inserted) % self.capacity
-            for name, leaf in self._named_leaves():
-                leaf[rows] = content[name]
+            self._fill(store.read(references, self._first_kept, self.inserted))
         self._segments = {store.directory: list(references)}
 
+    def _fill(self, content: dict[str, Tensor]) -> None:
+        """Put back what segments hold from `_first_kept` on."""
+        rows = torch.arange(self.inserted - len(self), self.inserted) % self.capacity
+        for name, leaf in self._named_leaves():
+            leaf[rows] = content[name][-len(rows) :]
+
     def _rows(self, start: int, end: int) -> dict[str, Tensor]:
+        """Return what a segment holds of the transitions `start <= number < end`."""
         rows = torch.arange(start, end) % self.capacity
         return {name: leaf[rows] for name, leaf in self._named_leaves()}
 

@@ -15,6 +15,7 @@ _EXPORTS = {
     "Algorithm": "lightning_rl.algorithms",
     "DQN": "lightning_rl.algorithms",
     "PPO": "lightning_rl.algorithms",
+    "SAC": "lightning_rl.algorithms",
     "EnvConfig": "lightning_rl.envs.config",
     "ExecutionConfig": "lightning_rl.runs.results",
     "ExecutionResult": "lightning_rl.runs.results",

@@ -14,6 +14,7 @@ import lightning_rl
 PUBLIC = [
     "DQN",
     "PPO",
+    "SAC",
     "Algorithm",
     "EnvConfig",
     "ExecutionConfig",

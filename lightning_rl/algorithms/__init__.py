@@ -3,5 +3,6 @@
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.algorithms.dqn import DQN
 from lightning_rl.algorithms.ppo import PPO
+from lightning_rl.algorithms.sac import SAC
 
-__all__ = ["DQN", "PPO", "Algorithm"]
+__all__ = ["DQN", "PPO", "SAC", "Algorithm"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,22 @@ class Algorithm(RunHooks):
             gradient, _ = clip_by_global_norm(gradient / self.trainer.world_size, max_norm)
         parameters.flat.grad = gradient
         self.trainer.optimizers[optimizer].step()
+        self.gradient_steps += 1
+
+    def apply_gradients(
+        self, parameters: Sequence[FlatParameters], gradients: Sequence[Tensor]
+    ) -> None:
+        """Step optimizer i with network i's flat gradient; with several ranks, with the mean."""
+        if self.trainer.world_size > 1:
+            flat = torch.cat(list(gradients))
+            torch.distributed.all_reduce(flat)
+            sizes = [len(gradient) for gradient in gradients]
+            gradients = (flat / self.trainer.world_size).split(sizes)
+        for flat_parameters, gradient, optimizer in zip(
+            parameters, gradients, self.trainer.optimizers, strict=False
+        ):
+            flat_parameters.flat.grad = gradient
+            optimizer.step()
         self.gradient_steps += 1
 
     def finish_update(self, statistics: Statistics) -> Statistics:

@@ -23,6 +23,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "learning_rate": (0.0, None),
     "actor_learning_rate": (0.0, None),
     "critic_learning_rate": (0.0, None),
+    "alpha_learning_rate": (0.0, None),
     "max_grad_norm": (0.0, None),
 }
 """Name to lowest and highest value; None is no bound."""
@@ -37,3 +38,8 @@ def check_common_ranges(arguments: Mapping[str, Any]) -> None:
     check_ranges(
         {name: (arguments[name], *bounds) for name, bounds in RANGES.items() if name in arguments}
     )
+
+
+def choose_learning_rates(common: float, *own: float | None) -> list[float]:
+    """Return each network's learning rate: its own, or the common one where it is None."""
+    return [common if rate is None else rate for rate in own]

@@ -42,6 +42,19 @@ CASES: dict[str, Case] = {
         gradient_steps=8,
         network="network",
     ),
+    "SAC": Case(
+        {
+            "learning_starts": 16,
+            "batch_size": 16,
+            "hidden_sizes": (16,),
+            "env_steps_per_iteration": 32,
+        },
+        env="Pendulum-v1",
+        probe={"action": "box"},
+        gradient_steps=32,
+        network="actor",
+        metrics=(*Case.metrics, "train/td_loss", "train/alpha"),
+    ),
 }
 
 

@@ -87,7 +87,7 @@ def test_predict_refuses_another_shape_and_names_both(make: Any):
     agent = make()
     shape = agent.observation_space.shape
     shown = str(shape).replace("(", r"\(").replace(")", r"\)")
-    for wrong in (np.zeros((*shape, 3)), np.zeros((2, 2, *shape))):
+    for wrong in (np.zeros((*shape, 7)), np.zeros((2, 2, *shape))):
         with pytest.raises(ConfigError, match=f"shape {shown}, or a batch of them, received "):
             agent.predict(wrong)
 
@@ -170,7 +170,10 @@ def test_hyperparameters_are_primitives(make: Any):
     network = {make.case.network: LinearNetwork} if make.case.network else {}
     agent = make(**network)
     assert primitive(agent.hyperparameters)
-    assert agent.hyperparameters["env"] == {"id": make.case.env, "num_envs": 2}
+    # Algorithms that rescale actions say so there.
+    env = {"action": "clip", **agent.hyperparameters["env"]}
+    action = agent.env_config.action
+    assert env == {"id": make.case.env, "num_envs": 2, "action": action}
     assert agent.hyperparameters["seed"] == 1
     again = type(agent)(**{**agent.hyperparameters, **network})
     assert again.hyperparameters == agent.hyperparameters
@@ -249,7 +252,7 @@ def test_networks_by_class_by_mapping_and_by_path(make: Any, fit: Fit, tmp_path:
     path_of_actor = "lightning_rl.networks.policies.MLPActor"
     shipped = {"class_path": path_of_actor, "init_args": {"hidden_sizes": [5]}}
     agent = make(**{argument: shipped})
-    assert 5 in {p.shape[0] for p in agent.network.parameters()}
+    assert 5 in {p.shape[0] for p in agent.parameters() if p.dim() > 0}
     path = saved(fit, agent, tmp_path / "a.ckpt")
     assert torch.equal(weights(Algorithm.load_from_checkpoint(path)), weights(agent))
     assert make(**{argument: shipped}).hyperparameters[argument] == shipped

@@ -73,7 +73,8 @@ def test_a_missing_seed_is_that_of_seed_everything_or_drawn(make: Any, monkeypat
 def test_the_policy_module_acts_as_the_agent_does(make: Any):
     """It is what `lightning-rl export` writes."""
     agent = make().eval()
-    observation = torch.randn(500, 4) * torch.tensor([2.0, 10.0, 0.2, 1e6])
+    size = agent.observation_space.shape[0]
+    observation = torch.randn(500, size) * torch.tensor([2.0, 10.0, 0.2, 1e6])[:size]
     with torch.no_grad():
         action = agent.policy_module()(observation).numpy()
     assert np.array_equal(action, agent.act(observation))

@@ -1,0 +1,124 @@
+"""Ensembles of critics: several networks of one shape, evaluated together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from lightning_rl.errors import ConfigError
+from lightning_rl.networks.encoders import make_encoder
+from lightning_rl.networks.mlp import activation_functions, build_network
+from lightning_rl.types import TensorObservation
+
+NetworkFactory = Callable[[int, int], nn.Module]
+
+
+class EnsembleMLP(nn.Module):
+    """M fully connected networks on the same `(B, input_size)`: one batched product per layer.
+
+    Each starts with PyTorch's default initialisation of `nn.Linear`.
+
+    Args:
+        num_members: M.
+        input_size: Features per row.
+        hidden_sizes: Units of each hidden layer.
+        output_size: Numbers per row of each network's result.
+        activation: A key of `networks.mlp.ACTIVATIONS`.
+
+    Raises:
+        ConfigError: A size is not positive, or the activation is unknown.
+    """
+
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+
+    def __init__(
+        self,
+        num_members: int,
+        input_size: int,
+        hidden_sizes: Sequence[int],
+        output_size: int,
+        activation: str = "relu",
+    ) -> None:
+        super().__init__()
+        sizes = [input_size, *hidden_sizes, output_size]
+        if num_members < 1 or any(size < 1 for size in sizes):
+            raise ConfigError(f"expected positive sizes, got {num_members} networks of {sizes}")
+        self._activation, _ = activation_functions(activation)
+        self.num_members = num_members
+        weights, biases = [], []
+        for fan_in, fan_out in pairwise(sizes):
+            bound = 1.0 / math.sqrt(fan_in)
+            weights.append(torch.empty(num_members, fan_in, fan_out).uniform_(-bound, bound))
+            biases.append(torch.empty(num_members, 1, fan_out).uniform_(-bound, bound))
+        self.weights = nn.ParameterList(weights)  # type: ignore[assignment]
+        self.biases = nn.ParameterList(biases)  # type: ignore[assignment]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, input_size)` to `(M, B, output_size)`."""
+        x = x.expand(self.num_members, -1, -1)
+        last = len(self.weights) - 1
+        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            # Not `baddbmm`: compiled, the addition is fused with the activation.
+            x = torch.bmm(x, weight) + bias
+            if index < last:
+                x = self._activation(x)
+        return x
+
+
+class CriticEnsemble(nn.Module):
+    """M action values, or M vectors, of an observation and an action.
+
+    Args:
+        observation_space: A leaf space or a flat Dict; its encoder is shared by the members.
+        action_size: Numbers of one action; 0 for critics of observations alone.
+        num_critics: M.
+        hidden_sizes: Units of each hidden layer of the default networks.
+        num_outputs: Numbers per row of each critic; 1 for action values.
+        network: Class or function `(input_size, output_size) -> module`, called once per critic;
+            None for an `EnsembleMLP` with ReLU.
+    """
+
+    members: nn.ModuleList | None
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_size: int,
+        num_critics: int = 2,
+        hidden_sizes: Sequence[int] = (256, 256),
+        num_outputs: int = 1,
+        network: NetworkFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = make_encoder(observation_space)
+        self.num_outputs = num_outputs
+        width = self.encoder.output_size + action_size
+        if network is None:
+            self.mlp = EnsembleMLP(num_critics, width, hidden_sizes, num_outputs)
+            self.members = None
+        else:
+            self.members = nn.ModuleList(
+                build_network(network, network, width, num_outputs) for _ in range(num_critics)
+            )
+
+    def forward(self, observation: TensorObservation, action: Tensor | None = None) -> Tensor:
+        """Return values `(M, B)`, or `(M, B, num_outputs)` for more than one output, as float32.
+
+        Args:
+            observation: `(B, *obs_shape)`.
+            action: `(B, action_size)`; None with `action_size` 0.
+        """
+        features = self.encoder(observation)
+        if action is not None:
+            features = torch.cat((features, action), -1)
+        if self.members is None:
+            values = self.mlp(features)
+        else:
+            values = torch.stack([member(features) for member in self.members])
+        return (values.squeeze(-1) if self.num_outputs == 1 else values).float()

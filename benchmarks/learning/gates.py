@@ -137,6 +137,10 @@ GATES = (
         Reference(-172.2, 104.2, "Pendulum-v1", 100_000, 750),
     ),
     Gate(
+        "sac/pendulum", "Pendulum-v1", -180, 20_000,
+        Reference(-156.995, 88.714, "Pendulum-v1", 20_000, 750),
+    ),
+    Gate(
         "dqn/mountain_car", "MountainCar-v0", -115, 120_000,
         Reference(-100.8, 9.9, "MountainCar-v0", 120_000, 1_487), "IQM",
     ),

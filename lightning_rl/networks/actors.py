@@ -41,7 +41,7 @@ class Actor(nn.Module):
         super().__init__()
 
         def default(input_size: int, output_size: int) -> MLP:
-            return MLP(input_size, hidden_sizes, output_size, "relu", orthogonal=False)
+            return MLP(input_size, output_size, hidden_sizes, "relu", orthogonal=False)
 
         self.encoder = make_encoder(observation_space)
         self.network = build_network(network, default, self.encoder.output_size, num_outputs)

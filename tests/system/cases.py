@@ -59,6 +59,38 @@ def dqn(env_id: str, patience: int = 99, **env: Any) -> Run:
     )
 
 
+def continuous(algorithm: str, env_id: str, **agent: Any) -> Run:
+    """An off-policy run of 12 units with Box actions whose replay overflows, evaluated each third.
+
+    Args:
+        algorithm: Its name.
+        env_id: Environment.
+        **agent: Arguments laid over those that all such runs have.
+    """
+    env = {"id": env_id, **NORMALIZED, **agent.pop("env", {})}
+    return Run(
+        root="",
+        algorithm=algorithm,
+        agent={
+            "env": env,
+            "total_env_steps": 12 * 100,
+            "seed": 3,
+            "capacity": 700,
+            "batch_size": 32,
+            "hidden_sizes": [32, 32],
+            "learning_starts": 100,
+            "train_frequency": 10,
+            "gradient_steps": 4,
+            "env_steps_per_iteration": 100,
+            "compile": False,
+            **agent,
+        },
+        trainer={"eval_every_env_steps": 300},
+        checkpoint=CHECKPOINT,
+        patience=99,
+    )
+
+
 SHORT_EPISODES = {"max_episode_steps": 60}
 RUNS = {
     "ppo-cartpole": ppo("CartPole-v1", "linear"),
@@ -68,6 +100,7 @@ RUNS = {
     "dqn-cartpole": dqn("CartPole-v1"),
     "dqn-acrobot": dqn("Acrobot-v1", patience=2, **SHORT_EPISODES),
     "dqn-lunar-lander": dqn("LunarLander-v3"),
+    "sac-pendulum": continuous("SAC", "Pendulum-v1"),
     "dqn-half-cheetah": dqn("HalfCheetah-v5", wrappers=[DISCRETIZED], **SHORT_EPISODES),
 }
 ASYNC = {

@@ -1,0 +1,194 @@
+"""SAC: its losses in literal numbers, what each reaches, acting and options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lightning_rl.algorithms.sac import SAC, STATISTICS, sac_losses
+from lightning_rl.callbacks.base import EventCallback
+from lightning_rl.errors import ConfigError
+
+Fit = Callable[..., Any]
+SMALL: dict[str, Any] = {
+    "hidden_sizes": (16,),
+    "batch_size": 16,
+    "learning_starts": 16,
+    "env_steps_per_iteration": 32,
+    "compile": False,
+    "seed": 1,
+}
+
+
+def constant(value: float, count: int) -> Callable[..., Tensor]:
+    """Critics that return `value` and `value + 1` plus the sum of the action."""
+    return lambda observation, action: (
+        torch.stack((torch.full((count,), value),) * 2)
+        + torch.stack((action.sum(-1), action.sum(-1) + 1.0))
+    )
+
+
+def test_the_losses_in_literal_numbers():
+    """A policy that returns tanh(noise) with standard deviation 1; alpha = e^0 = 1."""
+    actor = lambda observation: torch.zeros(len(observation), 2)  # noqa: E731
+    minibatch = {
+        "observation": torch.zeros(2, 3),
+        "next_observation": torch.zeros(2, 3),
+        "action": torch.tensor([[0.5], [-0.5]]),
+        "reward": torch.tensor([1.0, 2.0]),
+        "terminated": torch.tensor([False, True]),
+    }
+    (critic_loss, actor_loss, alpha_loss), statistics = sac_losses(
+        constant(1.0, 2),
+        actor,
+        lambda: torch.tensor(0.0),
+        constant(3.0, 2),
+        minibatch,
+        torch.zeros(2, 2, 1),
+        gamma=0.5,
+        target_entropy=-1.0,
+    )
+    # Without noise the action is 0 and its log-density -log sqrt(2 pi) = -0.918939.
+    # Target: 1 + 0.5 (min(3, 4) + 0.918939) = 2.959469, and 2. Q: (1.5, 0.5) and (2.5, 1.5).
+    errors = [(1.5 - 2.959469) ** 2 + (0.5 - 2) ** 2, (2.5 - 2.959469) ** 2 + (1.5 - 2) ** 2]
+    assert critic_loss.item() == pytest.approx(sum(errors) / 4, abs=1e-5)
+    assert actor_loss.item() == pytest.approx(-0.918939 - 1.0, abs=1e-5)
+    assert alpha_loss.item() == 0.0
+    named = dict(zip(STATISTICS, statistics.tolist(), strict=True))
+    assert named["train/mean_q"] == pytest.approx(1.5)
+    assert named["train/entropy_loss"] == pytest.approx(-0.918939, abs=1e-5)
+    assert named["train/alpha"] == 1.0
+
+
+def test_what_the_losses_depend_on():
+    """The target carries no gradient, and the actor's loss goes through the critics to the action.
+
+    That they do not learn from it is the joint gradient's affair.
+    """
+    agent = SAC("Pendulum-v1", 64, **SMALL)
+    minibatch = {
+        "observation": torch.randn(8, 3),
+        "next_observation": torch.randn(8, 3),
+        "action": torch.rand(8, 1) * 2 - 1,
+        "reward": torch.randn(8),
+        "terminated": torch.zeros(8, dtype=torch.bool),
+    }
+    agent.target_critic.requires_grad_(True)
+    networks = (agent.critic, agent.actor, agent.temperature, agent.target_critic)
+    losses, _ = sac_losses(*networks, minibatch, torch.randn(2, 8, 1), 0.99, -1.0)
+    reached = []
+    for loss in losses:
+        groups = []
+        for network in networks:
+            gradients = torch.autograd.grad(
+                loss, list(network.parameters()), retain_graph=True, allow_unused=True
+            )
+            groups.append(any(g is not None and g.abs().max() > 0 for g in gradients))
+        reached.append(groups)
+    assert reached == [
+        [True, False, False, False],
+        [True, True, False, False],
+        [False, False, True, False],
+    ]
+
+
+@pytest.mark.parametrize("alpha", ["auto", 0.1])
+def test_the_gradient_reaches_every_network_and_none_that_is_frozen(fit: Fit, alpha: Any):
+    agent = SAC("Pendulum-v1", 64, alpha=alpha, **SMALL)
+    before = {name: (id(p), p.detach().clone()) for name, p in agent.named_parameters()}
+    fit(agent)
+    after = dict(agent.named_parameters())
+    assert after.keys() == before.keys()
+    for name, parameter in after.items():
+        identity, old = before[name]
+        assert id(parameter) == identity, name
+        assert type(parameter) is nn.Parameter, name
+        learns = not (name == "temperature.log_alpha" and alpha != "auto")
+        assert torch.equal(parameter, old) is not learns, name
+    # 64 env steps, of which the first 16 come before learning; one gradient step each.
+    assert agent.gradient_steps == 49
+
+
+def test_the_target_follows_by_tau(fit: Fit):
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watched(SAC):
+        def apply_gradients(self, parameters: Any, gradients: Any) -> None:
+            seen.append(
+                (self.flats[0].flat.detach().clone(), self.flat_target.flat.detach().clone())
+            )
+            super().apply_gradients(parameters, gradients)
+
+    agent = Watched("Pendulum-v1", 32, tau=0.25, **SMALL)
+    fit(agent)
+    assert torch.equal(*seen[0])
+    for (_, target), (online, following) in pairwise(seen):
+        assert torch.allclose(following, 0.75 * target + 0.25 * online, atol=1e-6)
+    assert agent.flat_target.is_attached()
+
+
+def test_actions_are_uniform_before_learning_starts_and_the_policy_s_afterwards(fit: Fit):
+    steps = {"learning_starts": 4_000, "env_steps_per_iteration": 4_096, "train_frequency": 2}
+    agent = SAC({"id": "Pendulum-v1", "num_envs": 2}, 4_096, **{**SMALL, **steps})
+    fit(agent)
+    action = agent.state.replay.take("action", np.arange(4_096)).numpy()
+    assert action[:4_000].min() < -0.99
+    assert action[:4_000].max() > 0.99
+    assert action[:4_000].mean() == pytest.approx(0.0, abs=0.05)
+    assert action[:4_000].std() == pytest.approx(1 / 3**0.5, abs=0.02)
+    assert action[4_000:].std() > 0.1
+    assert len(np.unique(action)) > 4_000
+
+
+def test_each_network_has_its_learning_rate(fit: Fit):
+    agent = SAC("Pendulum-v1", 32, learning_rate=1e-3, actor_learning_rate=1e-4, **SMALL)
+    trainer = fit(agent)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+    assert rates == [1e-3, 1e-4, 1e-3]
+    fixed = SAC("Pendulum-v1", 32, alpha=0.2, **SMALL)
+    assert len(fit(fixed).optimizers) == 2
+
+
+def test_the_temperature_steers_the_entropy(fit: Fit):
+    rows: dict[float, list[Any]] = {}
+    for target in (-5.0, 5.0):
+        rows[target] = []
+        note = lambda trainer, agent, metrics, at, to=rows[target]: to.append(metrics)  # noqa: E731
+        arguments = {**SMALL, "target_entropy": target, "alpha_learning_rate": 1e-2}
+        fit(SAC("Pendulum-v1", 128, **arguments), callbacks=[EventCallback(on_metrics=note)])
+    assert rows[-5.0][-1]["train/alpha"] < 1.0 < rows[5.0][-1]["train/alpha"]
+
+
+def test_normalisers_are_those_of_what_was_collected(fit: Fit):
+    env = {"id": "Pendulum-v1", "num_envs": 2, "normalize_observation": True}
+    agent = SAC(env, 128, **SMALL)
+    fit(agent)
+    moments = agent.observation_normalizer.leaves["observation"]
+    assert moments.count.item() == 128
+    stored = agent.state.replay.take("observation", np.arange(128))
+    assert torch.allclose(moments.mean, stored.mean(0), atol=1e-4)
+    shifted = agent.predict(stored[:5].numpy())
+    moments.mean.add_(1.0)
+    assert not np.allclose(shifted, agent.predict(stored[:5].numpy()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tau": 1.5}, r"expected tau to be in \[0.0, 1.0\], received 1.5"),
+        ({"alpha": -1.0}, "expected alpha to be at least 0.0"),
+        ({"alpha_learning_rate": -1.0}, "expected alpha_learning_rate"),
+        ({"gradient_steps": 0}, "expected gradient_steps"),
+        ({"num_critics": 0}, "expected positive sizes"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_in_one_line(arguments: dict[str, Any], message: str):
+    with pytest.raises(ConfigError, match=message) as caught:
+        SAC("Pendulum-v1", **arguments)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,88 @@
+"""Ensembles of critics: equal to their members one by one, and well initialised."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import nn
+from torch.nn import functional as F
+
+from lightning_rl.errors import ConfigError
+from lightning_rl.functional.parameters import check_unique_names
+from lightning_rl.networks.ensemble import CriticEnsemble, EnsembleMLP
+
+VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
+
+
+def test_each_member_is_a_network_of_its_own():
+    torch.manual_seed(0)
+    ensemble, x = EnsembleMLP(3, 4, (8, 5), 2), torch.randn(6, 4)
+    together = ensemble(x)
+    assert together.shape == (3, 6, 2)
+    for member in range(3):
+        alone = x
+        for index in range(3):
+            alone = F.linear(
+                alone, ensemble.weights[index][member].T, ensemble.biases[index][member, 0]
+            )
+            alone = alone.relu() if index < 2 else alone
+        assert torch.allclose(together[member], alone, atol=1e-6)
+    assert not torch.allclose(together[0], together[1])
+
+
+def test_it_starts_as_linear_layers_of_pytorch_do():
+    ensemble = EnsembleMLP(2, 16, (400,), 1)
+    linear = nn.Linear(16, 400)
+    for ours, theirs in ((ensemble.weights[0], linear.weight), (ensemble.biases[0], linear.bias)):
+        assert ours.abs().max().item() <= 0.25
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+    assert ensemble.weights[1].abs().max().item() <= 0.05
+
+
+def test_a_member_s_loss_moves_that_member_alone():
+    ensemble = EnsembleMLP(2, 4, (8,), 1)
+    ensemble(torch.randn(6, 4))[1].sum().backward()
+    for parameter in ensemble.parameters():
+        assert parameter.grad[0].abs().max() == 0
+        assert parameter.grad[1].abs().max() > 0
+
+
+def test_critics_of_observations_and_actions():
+    torch.manual_seed(0)
+    critic = CriticEnsemble(VECTOR, 2, num_critics=2, hidden_sizes=(8,))
+    observation, action = torch.randn(5, 3), torch.randn(5, 2)
+    assert critic(observation, action).shape == (2, 5)
+    assert not torch.allclose(critic(observation, action), critic(observation, -action))
+    quantiles = CriticEnsemble(VECTOR, 2, num_critics=5, hidden_sizes=(8,), num_outputs=25)
+    assert quantiles(observation, action).shape == (5, 5, 25)
+    alone = CriticEnsemble(VECTOR, 0, num_critics=2, hidden_sizes=(8,), num_outputs=4)
+    assert alone(observation).shape == (2, 5, 4)
+
+
+def test_one_encoder_serves_all_members():
+    space = spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "vector": VECTOR})
+    critic = CriticEnsemble(space, 1, hidden_sizes=(8,))
+    check_unique_names(critic)
+    observation: Any = {
+        "image": torch.zeros(2, 36, 36, 1, dtype=torch.uint8),
+        "vector": torch.zeros(2, 3),
+    }
+    critic(observation, torch.zeros(2, 1)).sum().backward()
+    assert all(p.grad is not None for p in critic.encoder.parameters())
+
+
+def test_networks_of_somebody_s_own():
+    critic = CriticEnsemble(VECTOR, 2, num_critics=3, network=lambda i, o: nn.Linear(i, o))
+    assert len(critic.members) == 3
+    assert critic(torch.randn(5, 3), torch.randn(5, 2)).shape == (3, 5)
+    assert not torch.equal(critic.members[0].weight, critic.members[1].weight)
+
+
+@pytest.mark.parametrize("arguments", [(0, 4, (8,), 1), (2, 4, (0,), 1)])
+def test_sizes_must_be_positive(arguments: Any):
+    with pytest.raises(ConfigError, match="expected positive sizes"):
+        EnsembleMLP(*arguments)

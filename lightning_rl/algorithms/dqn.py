@@ -5,8 +5,11 @@ error
 
     L = E[ (r + gamma * (1 - terminated) * max_a' Q_target(s', a') - Q(s, a))^2 ]
 
-over transitions replayed uniformly. With `double` (van Hasselt et al., 2016,
-https://arxiv.org/abs/1509.06461) the online network chooses a' and the target network values it.
+over replayed transitions. Flags add, each by itself or together: `double` Q-learning (van Hasselt
+et al., 2016, https://arxiv.org/abs/1509.06461), where the online network chooses a' and the target
+network values it; `dueling` streams (Wang et al., 2016, https://arxiv.org/abs/1511.06581);
+`prioritized` replay (Schaul et al., 2016, https://arxiv.org/abs/1511.05952); returns of `n_step`
+steps (Sutton, 1988); `noisy` layers (Fortunato et al., 2018, https://arxiv.org/abs/1706.10295).
 Deviation from the paper: Adam instead of RMSprop, and truncated episodes bootstrap.
 """
 
@@ -24,6 +27,8 @@ from torch.nn import functional as F
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.frames import make_replay
+from lightning_rl.buffers.n_step import NStepReplay
+from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError, check_choice
@@ -42,8 +47,11 @@ from lightning_rl.functional.gradients import GradientFunction, gradient_functio
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import td_target
+from lightning_rl.functional.schedules import linear
+from lightning_rl.functional.weighting import weighted_loss
 from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.noisy import noiseless, redraw_noise
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.networks.target import IntervalUpdate
 from lightning_rl.networks.values import QNetwork
@@ -75,14 +83,15 @@ def dqn_loss(
     double: bool,
     loss: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the loss to minimise and the vector of `STATISTICS`.
+    """Return the loss to minimise and the vector of `STATISTICS`, then of row errors if weighted.
 
     Args:
         network: From observations to action values `(B, n)`; a `QNetwork`.
         target_network: The same with the target network's parameters.
         minibatch: `observation`, `next_observation` `(B, *obs_shape)`, `action (B,)` int64,
-            `reward (B,)`, `terminated (B,)` bool.
-        gamma: Discount in [0, 1].
+            `reward (B,)`, `terminated (B,)` bool; maybe `discount (B,)`, the bootstrap's weight
+            behind several steps, and `weight (B,)` of each row's loss.
+        gamma: Discount in [0, 1], where there is no `discount`.
         double: Double Q-learning.
         loss: A key of `LOSSES`.
     """
@@ -93,13 +102,14 @@ def dqn_loss(
         next_value = bootstrap_value(
             target_network(next_observation), network(next_observation) if double else None
         )
-        target = td_target(minibatch["reward"], minibatch["terminated"], next_value, gamma)
-    td_loss = LOSSES[loss](q_value, target)
-    return td_loss, torch.stack((td_loss, q_value.mean())).detach()
+        discount = minibatch.get("discount", gamma)
+        target = td_target(minibatch["reward"], minibatch["terminated"], next_value, discount)
+    row_loss, error = LOSSES[loss](q_value, target, reduction="none"), (q_value - target).abs()
+    return weighted_loss(row_loss, error, q_value.mean(), minibatch.get("weight"))
 
 
 class DQN(Algorithm):
-    """Deep Q-network for Discrete actions, with double Q-learning as a flag.
+    """Deep Q-network for Discrete actions, with the parts that later work added as flags.
 
     Logs `train/td_loss` and `train/mean_q` (means over minibatches; the latter of the replayed
     actions' values), `train/epsilon`, `train/learning_rate`, `train/grad_norm` (before clipping)
@@ -119,6 +129,12 @@ class DQN(Algorithm):
         target_update_interval: Env steps between two updates of the target network.
         tau: Weight of the online network in such an update, in (0, 1]; 1 copies it.
         double: Double Q-learning.
+        dueling: Dueling streams in the default network.
+        noisy: Noisy layers in the default network; set the epsilons to 0 with it.
+        n_step: Rewards summed before the bootstrap, at least 1.
+        prioritized: Prioritised replay.
+        priority_alpha: Its exponent of the errors, in [0, 1]; 0 draws uniformly.
+        priority_beta: First exponent of its weights, in [0, 1]; it rises linearly to 1.
         loss: `mse`, or `huber` (with threshold 1).
         epsilon_start: First probability of a random action.
         epsilon_end: Last one.
@@ -156,6 +172,12 @@ class DQN(Algorithm):
         target_update_interval: int = 500,
         tau: float = 1.0,
         double: bool = False,
+        dueling: bool = False,
+        noisy: bool = False,
+        n_step: int = 1,
+        prioritized: bool = False,
+        priority_alpha: float = 0.6,
+        priority_beta: float = 0.4,
         loss: Literal["mse", "huber"] = "mse",
         epsilon_start: float = 1.0,
         epsilon_end: float = 0.05,
@@ -175,7 +197,9 @@ class DQN(Algorithm):
         check_choice("loss", loss, LOSSES)
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.double_q, self.loss, self.gamma = double, loss, gamma
+        self.double_q, self.noisy, self.loss, self.gamma = double, noisy, loss, gamma
+        self.n_step, self.prioritized = n_step, prioritized
+        self.priority_alpha, self.priority_beta = priority_alpha, priority_beta
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.env_steps_per_iteration = env_steps_per_iteration
         num_actions = int(self.action_space.n)
@@ -187,6 +211,8 @@ class DQN(Algorithm):
                 hidden_sizes,
                 network=network_factory(network),
                 normalize_observation=self.env_config.normalize_observation,
+                dueling=dueling,
+                noisy=noisy,
             )
         self.target_network = copy.deepcopy(self.network).requires_grad_(False)
         self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
@@ -207,16 +233,23 @@ class DQN(Algorithm):
         )
 
     def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:  # noqa: D102
-        with torch.no_grad():
+        with torch.no_grad(), noiseless(self.network):
             action = self.network(observation).argmax(-1).numpy(force=True)
         if deterministic:
             return action
         return self.exploration.disturb(action, self.progress, self.streams.numpy("exploration"))
 
+    def importance_exponent(self) -> float:
+        """Return the exponent of prioritised replay's weights now."""
+        return linear(self.priority_beta, 1.0, self.progress)
+
     def policy_module(self) -> GreedyPolicy:  # noqa: D102
         return GreedyPolicy(self.network, lambda q_values: q_values.argmax(-1))
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
+        if self.noisy:
+            redraw_noise(self.streams.torch("exploration"), self.network)
+            self.q_values = self.network.acting_function()  # the old one has the old noise
         shape, q_values = (num_steps, self.env_config.num_envs), self.q_values
         return self.exploration.begin_rollout(
             lambda observation: q_values(observation).argmax(-1),
@@ -230,6 +263,10 @@ class DQN(Algorithm):
             self.q_values = self.network.acting_function()
         spaces = self.observation_space, self.action_space
         replay = make_replay(self.env_config, self.capacity, *spaces)
+        if self.n_step > 1:
+            replay = NStepReplay(replay, self.n_step, self.gamma, collector.env.num_envs)
+        if self.prioritized:
+            replay = PrioritizedReplay(replay, self.priority_alpha, self.importance_exponent)
         return OffPolicySource(
             self, collector, replay, self.train_frequency, self.env_steps_per_iteration
         )
@@ -237,9 +274,11 @@ class DQN(Algorithm):
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in minibatches:
+            if self.noisy:
+                redraw_noise(self.streams.torch("update"), self.network, self.target_network)
             gradient, statistics = self.gradient(prepare_minibatch(self, minibatch))
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
-            self.statistics.add(TRAINING_TAGS, statistics)
+            self.statistics.add(TRAINING_TAGS, self.source.learn_errors(minibatch, statistics))
             self.target_update.follow(self.env_steps, self.target_network, self.network)
         absorb_unit(self, self.network.observation_normalizer)
         return self.finish_update(

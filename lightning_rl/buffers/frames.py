@@ -92,6 +92,15 @@ class FrameReplay(ReplayBuffer):
         oldest = self.inserted - len(self)
         self._finals = {n: frame for n, frame in self._finals.items() if n >= oldest}
 
+    def cut(self, count: int) -> None:
+        """Mark the last `count` transitions as truncated, since their episodes were given up."""
+        super().cut(count)
+        for row, frame in enumerate(self._frames[self._slots(self.inserted, 0)]):
+            number = self.inserted - self.num_envs + row
+            if number not in self._finals:
+                self._keep_final(number, frame.copy())
+        self._next_age[:] = 0
+
     def gather(self, rows: Array) -> Transitions:
         """Return the transitions of some rows."""
         columns = {name: torch.from_numpy(a.take(rows, axis=0)) for name, a in self._arrays.items()}

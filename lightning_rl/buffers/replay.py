@@ -36,10 +36,17 @@ class Replay(Protocol):
     def inserted(self) -> int:
         """Transitions ever added."""
 
+    @property
+    def columns(self) -> Transitions:
+        """The stored columns, row by row."""
+
     def __len__(self) -> int: ...
 
     def add(self, rollout: Rollout) -> None:
         """Append the transitions of a full rollout, step by step, row by row within a step."""
+
+    def cut(self, count: int) -> None:
+        """Mark the last `count` transitions as truncated, since their episodes were given up."""
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Array:
         """Draw `batch_size` rows, int64."""
@@ -101,6 +108,7 @@ class ReplayBuffer:
             for name, column in self.columns.items()
         }
         self._segments: dict[Path, list[dict[str, Any]]] = {}
+        self._cuts: list[list[int]] = []
 
     def _allocate(
         self, observation_space: spaces.Space, action_space: spaces.Space
@@ -144,6 +152,21 @@ class ReplayBuffer:
             source = source.reshape(cells, *column.shape[1:])
             column[rows] = (source if kept is None else source[kept])[first:]
         self.inserted += count
+
+    def cut(self, count: int) -> None:
+        """Mark the last `count` transitions as truncated, since their episodes were given up.
+
+        What follows them in the buffer is then no part of their episodes.
+        """
+        oldest = self.inserted - len(self)
+        self._cuts = [span for span in self._cuts if span[1] > oldest]
+        self._cuts.append([max(oldest, self.inserted - count), self.inserted])
+        self._apply_cuts()
+
+    def _apply_cuts(self) -> None:
+        for start, end in self._cuts:
+            rows = np.arange(max(start, self.inserted - len(self)), end) % self.capacity
+            self._arrays["truncated"][rows] = ~self._arrays["terminated"][rows]
 
     def draw(self, batch_size: int, generator: torch.Generator) -> Array:
         """Draw `batch_size` rows uniformly, with replacement."""
@@ -196,8 +219,12 @@ class ReplayBuffer:
         ]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor; the content goes into segments, see `write_segments`."""
-        return {"inserted": self.inserted, "capacity": self.capacity}
+        """Return the cursor, and what was cut behind the back of written segments.
+
+        The content itself goes into segments, see `write_segments`.
+        """
+        cuts = [list(span) for span in self._cuts]
+        return {"inserted": self.inserted, "capacity": self.capacity, "cuts": cuts}
 
     def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
         """Write what was added since the last call into a new segment; return all references.
@@ -233,6 +260,8 @@ class ReplayBuffer:
         self.inserted = state["inserted"]
         if self.inserted:
             self._fill(store.read(references, self._first_kept, self.inserted))
+        self._cuts = [list(span) for span in state["cuts"]]
+        self._apply_cuts()
         self._segments = {store.directory: list(references)}
 
     def _fill(self, content: dict[str, Tensor]) -> None:

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Replay, Transitions
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.experience.agent_state import Agent
 from lightning_rl.experience.budget import Budget
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.source import ExperienceSource, Learner
+from lightning_rl.functional.weighting import split_errors
 from lightning_rl.types import Statistics
 
 
@@ -78,6 +81,20 @@ class OffPolicySource(ExperienceSource):
         """Return what the present unit has collected, as far as the buffer still holds it."""
         return self.replay.recent(self._transitions)
 
+    def learn_errors(self, minibatch: Transitions, statistics: Tensor) -> Tensor:
+        """Return an update's statistics; if the replay is prioritised, their errors go back to it.
+
+        Args:
+            minibatch: As it was sampled.
+            statistics: Those of `functional.weighting.weighted_loss`, then the gradient's norm.
+        """
+        if not isinstance(self.replay, PrioritizedReplay):
+            return statistics
+        rows: Any = minibatch["row"]
+        statistics, errors = split_errors(statistics, len(rows))
+        self.replay.update_priorities(rows, errors)
+        return statistics
+
     def finish_unit(self) -> Statistics:  # noqa: D102
         self._unfinished = False
         statistics = {"rollout/mean_reward": self._reward_sum / max(1, self._transitions)}
@@ -131,6 +148,9 @@ class OffPolicySource(ExperienceSource):
         self._transitions = state["transitions"]
         self._gradient_steps_left = state["gradient_steps_left"]
         self._reward_sum = state["reward_sum"]
+        if state["collector"]["level"] == "boundary":
+            # The open episodes are gone: nothing may be read across to the ones begun instead.
+            self.replay.cut(self.collector.env.num_envs)
 
 
 def prepare_minibatch(agent: Agent, minibatch: Transitions) -> dict[str, Any]:

@@ -37,12 +37,13 @@ def acting_function(*modules: nn.Module | None) -> ActingFunction:
     """Return the function that applies `modules` in turn, in NumPy where that is possible.
 
     Weights and running statistics are read through views, so in-place updates are seen; make a new
-    function when their data are replaced. Under autocast the result is PyTorch's, since acting must
-    round as the update does.
+    function when their data are replaced, and when the noise of noisy layers has changed. Under
+    autocast the result is PyTorch's, since acting must round as the update does.
 
     Args:
-        *modules: None is left out. On a CPU, float32 `MLP`s, the normaliser of a plain observation
-            and encoders that change nothing run in NumPy; one other module, and all run in PyTorch.
+        *modules: None is left out. On a CPU, float32 `MLP`s, the normaliser of a plain observation,
+            encoders that change nothing and modules with an `array_function` method run in NumPy;
+            one other module, and all run in PyTorch.
     """
     present = [m for m in modules if m is not None and not isinstance(m, IdentityEncoder)]
     functions = [_array_function(module) for module in present]
@@ -66,7 +67,8 @@ def _array_function(module: nn.Module) -> ArrayFunction | None:
         return _normalizer_function(module)
     if type(module).forward is MLP.forward and module.activation in _ACTIVATIONS:
         return _mlp_function(module)
-    return None
+    make: Callable[..., ArrayFunction | None] | None = getattr(module, "array_function", None)
+    return make(_array_function) if make is not None else None
 
 
 def _normalizer_function(module: RunningNormalizer) -> ArrayFunction:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_rl.errors import ConfigError, did_you_mean
+from lightning_rl.networks.noisy import NoisyLinear
 
 TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -70,6 +71,7 @@ class MLP(nn.Module):
         orthogonal: Orthogonal weights with gain sqrt(2) and zero biases, as in CleanRL and SB3;
             False keeps PyTorch's default.
         activate_output: Apply the activation after the last layer too, as a trunk needs.
+        linear: Class of the layers, with `weight` and `bias`.
 
     Raises:
         ConfigError: A size is not positive, or the activation is unknown.
@@ -86,6 +88,7 @@ class MLP(nn.Module):
         output_gain: float = 1.0,
         orthogonal: bool = True,
         activate_output: bool = False,
+        linear: Callable[[int, int], nn.Module] = nn.Linear,
     ) -> None:
         super().__init__()
         sizes = [input_size, *hidden_sizes, output_size]
@@ -97,7 +100,7 @@ class MLP(nn.Module):
         self.output_size = output_size
         self.activate_output = activate_output
         self.layers = nn.ModuleList(  # type: ignore[assignment]  # ModuleList is not generic
-            nn.Linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
+            linear(fan_in, fan_out) for fan_in, fan_out in pairwise(sizes)
         )
         if orthogonal:
             gains = [math.sqrt(2.0)] * len(hidden_sizes) + [output_gain]
@@ -117,10 +120,16 @@ class MLP(nn.Module):
         """Return a function equal to `forward` for acting: no gradients, the fewest dispatches.
 
         It reads the weights through views, so in-place updates of them are seen. Whatever replaces
-        their data (`flatten_parameters`, `module.to(device)`) needs a new function; making one
-        takes microseconds. The result is a new tensor at each call.
+        their data (`flatten_parameters`, `module.to(device)`) needs a new function, and so do noisy
+        layers when their noise has changed; making one takes microseconds. The result is a new
+        tensor at each call.
         """
         return _InferenceChain(self, self._activation_)
+
+
+def linear_layers(noisy: bool) -> Callable[[int, int], nn.Module]:
+    """Return the class of an `MLP`'s layers: plain ones, or noisy ones."""
+    return NoisyLinear if noisy else nn.Linear
 
 
 class _InferenceChain:

@@ -9,9 +9,17 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from lightning_rl.errors import ConfigError
 from lightning_rl.networks.acting import ActingFunction, acting_function
+from lightning_rl.networks.dueling import DuelingMLP
 from lightning_rl.networks.encoders import IdentityEncoder, make_encoder
-from lightning_rl.networks.mlp import MLP, NetworkChoice, build_network, inference_function_of
+from lightning_rl.networks.mlp import (
+    MLP,
+    NetworkChoice,
+    build_network,
+    inference_function_of,
+    linear_layers,
+)
 from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.types import TensorObservation
 
@@ -45,6 +53,9 @@ class MLPCritic(MLP):
 class QNetwork(nn.Module):
     """Action values `(B, num_actions)` of an observation (Mnih et al., 2015).
 
+    With `num_atoms` the result is `(B, num_actions, num_atoms)`: several numbers for each action,
+    such as the logits or quantiles of a distribution of returns.
+
     Args:
         observation_space: A leaf space or a flat Dict.
         num_actions: Size of the Discrete action space.
@@ -53,6 +64,9 @@ class QNetwork(nn.Module):
         network: A module, or a class or function `(input_size, output_size) -> module`; None for an
             `MLP` with PyTorch's default initialisation, as in CleanRL and SB3.
         normalize_observation: Normalise float entries by running statistics.
+        num_atoms: Numbers per action; None for one, without a dimension of its own.
+        dueling: Dueling streams in the default network.
+        noisy: Noisy layers in the default network.
     """
 
     def __init__(
@@ -63,26 +77,41 @@ class QNetwork(nn.Module):
         activation: str = "relu",
         network: NetworkChoice = None,
         normalize_observation: bool = False,
+        num_atoms: int | None = None,
+        dueling: bool = False,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
+        if network is not None and (dueling or noisy):
+            raise ConfigError("dueling and noisy shape the default network; leave out network")
+        self.num_atoms = num_atoms
+        atoms = 1 if num_atoms is None else num_atoms
 
-        def default(input_size: int, output_size: int) -> MLP:
-            return MLP(input_size, output_size, hidden_sizes, activation, orthogonal=False)
+        def default(input_size: int, output_size: int) -> nn.Module:
+            if dueling:
+                return DuelingMLP(input_size, num_actions, hidden_sizes, atoms, activation, noisy)
+            linear = linear_layers(noisy)
+            return MLP(
+                input_size, output_size, hidden_sizes, activation, orthogonal=False, linear=linear
+            )
 
         self.observation_normalizer = (
             RunningNormalizer(observation_space) if normalize_observation else None
         )
         self.encoder = make_encoder(observation_space)
-        self.network = build_network(network, default, self.encoder.output_size, num_actions)
+        self.network = build_network(
+            network, default, self.encoder.output_size, num_actions * atoms
+        )
 
     def forward(self, observation: TensorObservation) -> Tensor:
         """Return the action values `(B, num_actions)` float32 of `(B, *obs_shape)`."""
         if self.observation_normalizer is not None:
             observation = self.observation_normalizer(observation)
-        return self.network(self.encoder(observation)).float()
+        values = self.network(self.encoder(observation)).float()
+        return values if self.num_atoms is None else values.unflatten(-1, (-1, self.num_atoms))
 
     def acting_function(self) -> ActingFunction:
-        """Return `forward` as a lean function to NumPy; see `acting_function`."""
+        """Return `forward` as a lean function to NumPy, flat `(B, ...)`; see `acting_function`."""
         return acting_function(self.observation_normalizer, self.encoder, self.network)
 
     def inference_function(self) -> ObservationFunction:

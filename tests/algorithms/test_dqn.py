@@ -76,6 +76,18 @@ def test_the_loss_against_literal_numbers(double: bool, loss: str, expected: flo
     assert named == pytest.approx({"train/td_loss": expected, "train/mean_q": 2.5})
 
 
+def test_several_steps_and_weights_against_literal_numbers():
+    """Errors: 1 - (1 + 20 / 4) = -5 with weight 1, and 4 - 2 = 2 with weight 1/2."""
+    minibatch = {
+        **MINIBATCH,
+        "discount": torch.tensor([0.25, 0.25]),
+        "weight": torch.tensor([1.0, 0.5]),
+    }
+    result, statistics = dqn_loss(table(ONLINE), table(TARGET), minibatch, 0.5, False, "mse")
+    assert result.item() == (25.0 + 0.5 * 4.0) / 2
+    assert statistics.tolist() == [13.5, 2.5, 5.0, 2.0]
+
+
 def test_a_time_limit_does_not_change_the_target():
     """Only `terminated` cuts the bootstrap: a truncated transition is like any other."""
     truncated = {**MINIBATCH, "truncated": torch.tensor([True, True])}
@@ -157,6 +169,85 @@ def test_every_parameter_learns_and_stays_what_it_is(fit: Fit):
         assert not torch.equal(parameter, old), f"{name} did not learn"
     assert [id(p) for p in agent.target_network.parameters()] == frozen
     assert not any(p.requires_grad for p in agent.target_network.parameters())
+
+
+EVERYTHING = {
+    "double": True,
+    "dueling": True,
+    "noisy": True,
+    "n_step": 3,
+    "prioritized": True,
+    "hidden_sizes": (16, 16),
+    "epsilon_start": 0.0,
+    "epsilon_end": 0.0,
+}
+
+
+@pytest.mark.parametrize("parts", [EVERYTHING, {**EVERYTHING, "dueling": False}])
+def test_every_parameter_of_every_part_learns(fit: Fit, parts: dict[str, Any]):
+    agent = DQN("CartPole-v1", 256, **{**QUICK, **parts})
+    before = {name: p.detach().clone() for name, p in agent.network.named_parameters()}
+    assert {name for name in before if "sigma" in name}
+    fit(agent)
+    for name, parameter in agent.network.named_parameters():
+        assert not torch.equal(parameter, before[name]), f"{name} did not learn"
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_noise_is_drawn_anew_for_every_update_from_the_runs_own_streams(fit: Fit, compiled: bool):
+    """Learning rate 0 and one row in the buffer: the loss differs by the noise alone."""
+    losses = []
+    settings = {**QUICK, **EVERYTHING, "capacity": 1, "learning_rate": 0.0, "prioritized": False}
+    for global_seed in (0, 1):
+        torch.manual_seed(global_seed)
+        agent = DQN("CartPole-v1", 256, **{**settings, "compile": compiled})
+        seen: list[float] = []
+        add = agent.statistics.add
+        agent.statistics.add = lambda tags, values, to=seen, add=add: (  # type: ignore[method-assign]
+            to.append(values[0].item()),
+            add(tags, values),
+        )
+        fit(agent)
+        losses.append(seen)
+    assert losses[0] == losses[1]
+    assert len(set(losses[0])) > 0.9 * len(losses[0]) > 10
+
+
+def test_priorities_become_the_errors_of_the_update(fit: Fit):
+    agent = DQN("CartPole-v1", 256, **{**QUICK, "prioritized": True, "learning_rate": 1e-9})
+    fit(agent)
+    replay: Any = agent.state.replay
+    rows = torch.arange(256)
+    minibatch = {**replay.gather(rows.numpy()), "weight": torch.ones(256)}
+    _, statistics = dqn_loss(
+        agent.network, agent.target_network, minibatch, GAMMA, agent.double_q, "mse"
+    )
+    priority = torch.from_numpy(replay.tree.get(rows.numpy())) ** (1 / 0.6)
+    drawn = priority < 0.999  # an error of about 1; those never drawn have the largest so far
+    assert drawn.sum() > 100
+    torch.testing.assert_close(priority[drawn], statistics[2:][drawn], rtol=1e-2, atol=1e-4)
+
+
+def test_importance_weights_reach_one_at_the_end(fit: Fit):
+    agent = DQN("CartPole-v1", 256, **{**QUICK, "prioritized": True, "priority_beta": 0.5})
+    assert agent.importance_exponent() == 0.5
+    fit(agent)
+    assert agent.importance_exponent() == 1.0
+
+
+def test_noise_explores_and_is_left_out_of_greedy_actions(fit: Fit):
+    agent = DQN("CartPole-v1", 256, **{**QUICK, **EVERYTHING, "learning_starts": 10_000})
+    first = [agent.predict([0.01, 0.0, 0.0, 0.0]) for _ in range(2)]
+    fit(agent)
+    agent.train()
+    greedy = {int(agent.predict([0.01, 0.0, 0.0, 0.0])) for _ in range(5)}
+    assert greedy == {int(first[0])}
+    assert 0 < agent.state.replay.columns["action"][:256].sum() < 256
+
+
+def test_parts_of_the_default_network_are_refused_with_ones_own():
+    with pytest.raises(ConfigError, match="leave out network"):
+        DQN("CartPole-v1", dueling=True, network="torch.nn.Linear")
 
 
 # Options.

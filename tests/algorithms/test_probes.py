@@ -133,6 +133,10 @@ def test_ppo_learns_every_action_space(fit: Fit, kind: str):
         (DQN, {"double": True}),
         (DQN, {"loss": "huber"}),
         (DQN, {"tau": 0.5}),
+        (DQN, {"dueling": True}),
+        (DQN, {"n_step": 3}),
+        (DQN, {"prioritized": True}),
+        (DQN, {"noisy": True, "epsilon_start": 0.0, "epsilon_end": 0.0}),
     ],
 )
 def test_every_variant_learns(fit: Fit, cls: Any, variant: dict[str, Any]):

@@ -91,6 +91,16 @@ def continuous(algorithm: str, env_id: str, **agent: Any) -> Run:
     )
 
 
+PARTS = {
+    "double": True,
+    "dueling": True,
+    "noisy": True,
+    "n_step": 3,
+    "prioritized": True,
+    "hidden_sizes": [16, 16],
+    "epsilon_start": 0.0,
+    "epsilon_end": 0.0,
+}
 SHORT_EPISODES = {"max_episode_steps": 60}
 RUNS = {
     "ppo-cartpole": ppo("CartPole-v1", "linear"),
@@ -102,6 +112,9 @@ RUNS = {
     "dqn-lunar-lander": dqn("LunarLander-v3"),
     "sac-pendulum": continuous("SAC", "Pendulum-v1"),
     "dqn-half-cheetah": dqn("HalfCheetah-v5", wrappers=[DISCRETIZED], **SHORT_EPISODES),
+}
+FURTHER = {
+    "dqn-all-parts": dqn("CartPole-v1", num_envs=2).changed(**PARTS),
 }
 ASYNC = {
     "ppo-cartpole-async": ppo("CartPole-v1", "linear", vectorization="async"),

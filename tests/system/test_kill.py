@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.cases import ASYNC, RUNS
+from tests.system.cases import ASYNC, FURTHER, RUNS
 from tests.system.fork_server import (
     KILLED,
     Run,
@@ -50,6 +50,11 @@ def check_kills(run: Run, folder: Path, kills: int, per_run: int = 4) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_sigkill_at_random_moments(name: str, tmp_path: Path) -> None:
     check_kills(RUNS[name], tmp_path, KILLS)
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_sigkill_of_further_algorithms(name: str, tmp_path: Path) -> None:
+    check_kills(FURTHER[name], tmp_path, 2)
 
 
 @pytest.mark.parametrize("name", ASYNC)

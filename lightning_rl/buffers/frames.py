@@ -95,11 +95,14 @@ class FrameReplay(ReplayBuffer):
     def cut(self, count: int) -> None:
         """Mark the last `count` transitions as truncated, since their episodes were given up."""
         super().cut(count)
-        for row, frame in enumerate(self._frames[self._slots(self.inserted, 0)]):
-            number = self.inserted - self.num_envs + row
-            if number not in self._finals:
-                self._keep_final(number, frame.copy())
         self._next_age[:] = 0
+        if not self.inserted:
+            return
+        number = self.inserted - self.num_envs
+        last = enumerate(self._frames[self._slots(self.inserted, 0)].copy(), start=number)
+        # Numbered anew, so that segments hold them all in order.
+        self._finals = dict(sorted({**dict(last), **self._finals}.items()))
+        self._finals_inserted += len(self._finals)
 
     def gather(self, rows: Array) -> Transitions:
         """Return the transitions of some rows."""

@@ -193,6 +193,7 @@ def test_every_parameter_of_every_part_learns(fit: Fit, parts: dict[str, Any]):
         assert not torch.equal(parameter, before[name]), f"{name} did not learn"
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_noise_is_drawn_anew_for_every_update_from_the_runs_own_streams(fit: Fit, compiled: bool):
     """Learning rate 0 and one row in the buffer: the loss differs by the noise alone."""

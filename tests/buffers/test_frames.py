@@ -207,3 +207,25 @@ def test_what_is_no_stack_is_refused() -> None:
     rollout.write_valid(0, np.array([False]))
     with pytest.raises(ConfigError, match="all step at once"):
         FrameReplay(4, stacked(2, 3), ACTION, 1).add(rollout)
+
+
+def test_frames_are_not_stacked_across_a_cut(tmp_path: Path) -> None:
+    """A run resumed at snapshot level `boundary` begins new episodes behind the stored ones."""
+    player = Player(3, num_envs=2, end=0.2)
+    frames, whole = both(60, player)
+    store = SegmentStore(tmp_path)
+    for _ in range(3):
+        rollout = player.rollout(5)
+        for replay in (frames, whole):
+            replay.add(rollout)
+            replay.cut(2)
+        player.stacks = Player(3, num_envs=2, seed=7).stacks
+        references = frames.write_segments(store)
+    again = FrameReplay(60, player.space, ACTION, 2)
+    again.load_segments(frames.state_dict(), references, store)
+    rollout = player.rollout(4)
+    for replay in (frames, whole, again):
+        replay.add(rollout)
+    rows = np.arange(len(whole))
+    for replay in (frames, again):
+        assert_equal(replay.gather(rows), whole.gather(rows))

@@ -259,3 +259,18 @@ def test_a_missing_segment_is_noticed(tmp_path: Path) -> None:
     (tmp_path / references[0]["file"]).unlink()
     with pytest.raises(CheckpointError):
         restored(buffer, references, SegmentStore(tmp_path))
+
+
+def test_cut_episodes_are_truncated_also_in_a_restored_buffer(tmp_path: Path) -> None:
+    store = SegmentStore(tmp_path)
+    buffer, _ = filled(8, [3])
+    buffer.columns["terminated"][:] = torch.arange(8) == 5
+    buffer.columns["truncated"][:] = False
+    buffer.write_segments(store)
+    buffer.cut(2)
+    assert buffer.columns["truncated"][:6].tolist() == [False] * 4 + [True, False]
+    references = buffer.write_segments(store)
+    assert len(references) == 1  # written before; the cut stands in the state
+    assert_equal(restored(buffer, references, store), buffer)
+    buffer.add(random_rollout(np.random.default_rng(3), 4, 2))
+    assert_equal(restored(buffer, buffer.write_segments(store), store), buffer)

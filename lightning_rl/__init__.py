@@ -24,6 +24,8 @@ _EXPORTS = {
     "evaluate_policy": "lightning_rl.runs.front_door",
     "evaluate_policy_many": "lightning_rl.runs.front_door",
     "export_policy": "lightning_rl.runs.export",
+    "record_replay": "lightning_rl.runs.recording",
+    "record_video": "lightning_rl.runs.recording",
     "make": "lightning_rl.runs.front_door",
     "run": "lightning_rl.runs.front_door",
     "run_experiment": "lightning_rl.cli.experiment",

@@ -26,6 +26,8 @@ PUBLIC = [
     "evaluate_policy_many",
     "export_policy",
     "make",
+    "record_replay",
+    "record_video",
     "run",
     "run_experiment",
     "run_training_and_execution",

@@ -9,12 +9,15 @@ from lightning_rl.callbacks.episode_statistics import EpisodeStatistics
 from lightning_rl.callbacks.failure_guard import FailureGuard
 from lightning_rl.callbacks.interruption import GracefulStop
 from lightning_rl.callbacks.progress_bar import ProgressBar
+from lightning_rl.callbacks.replays import EpisodeReplays
 from lightning_rl.callbacks.reward_components import RewardComponents
 from lightning_rl.callbacks.throughput import Throughput
+from lightning_rl.callbacks.video import VideoRecorder
 
 __all__ = [
     "Callback",
     "Checkpoint",
+    "EpisodeReplays",
     "EpisodeStatistics",
     "EvaluationEarlyStopping",
     "EventCallback",
@@ -25,6 +28,7 @@ __all__ = [
     "StopOnReward",
     "Throughput",
     "TrainingCurves",
+    "VideoRecorder",
     "listeners",
     "monitoring_callbacks",
 ]

@@ -30,6 +30,7 @@ OWN_OPTIONS = {
     "test": (*_COMMON, "ckpt_path", "episodes", "output"),
     "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
     "resume": ("trust", "help", "allow_change", "wandb", "config"),
+    "record": (*_COMMON, "ckpt_path", "replay", "episodes", "output"),
     "export": ("help", "trust", "ckpt_path", "format", "output"),
     "list": ("help", "trust"),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning_rl.cli.arguments import Request, fit_documents
-from lightning_rl.cli.artifacts import export
+from lightning_rl.cli.artifacts import export, record
 from lightning_rl.cli.listing import listing
 from lightning_rl.cli.resume import SavedRun, continue_documents, finished_line
 from lightning_rl.cli.shared import (
@@ -121,6 +121,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "validate": evaluate,
     "test": evaluate,
     "predict": predict,
+    "record": record,
     "export": export,
     "list": show_list,
 }

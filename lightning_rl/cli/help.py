@@ -14,6 +14,7 @@ COMMANDS = {
     "validate": "evaluate a checkpoint as during training",
     "test": "play a trained agent for 100 episodes and write results.json",
     "predict": "write episodes of a trained agent as a data set",
+    "record": "film a trained agent, or play an episode again from its replay file",
     "export": "write a policy as ONNX or torch.export file that runs without this package",
     "list": "list algorithms | configs | tags | environments",
 }
@@ -29,7 +30,8 @@ _OPTIONS = {
     "init_from": ("CKPT", "start from the weights of this checkpoint, and nothing else of it"),
     "wandb": ("", "log to Weights & Biases as well"),
     "new_version": ("", "if the run directory exists, take a free name beside it"),
-    "episodes": ("N", "episodes to play (default 100, of validate 20)"),
+    "episodes": ("N", "episodes to play (default 100, of validate 20, of record 1)"),
+    "replay": ("FILE", "a file of EpisodeReplays: play that episode again"),
     "output": ("PATH", "where the result is written (default: the run directory)"),
     "format": ("NAME", "onnx (default) or torch"),
     "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),

@@ -43,8 +43,15 @@ def make_vector_env(
 class SyncRows(VectorEnv):
     """Rows stepped one after the other in this process, straight into preallocated arrays."""
 
-    def __init__(self, config: EnvConfig, num_envs: int, evaluation: bool = False) -> None:
-        self.envs = [config.make(evaluation) for _ in range(num_envs)]
+    def __init__(
+        self,
+        config: EnvConfig,
+        num_envs: int,
+        evaluation: bool = False,
+        make: Callable[[], gymnasium.Env] | None = None,
+    ) -> None:
+        make = make or partial(config.make, evaluation)
+        self.envs = [make() for _ in range(num_envs)]
         super().__init__(
             config, num_envs, self.envs[0].observation_space, self.envs[0].action_space
         )

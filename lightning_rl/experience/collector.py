@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,6 +25,16 @@ Act = Callable[[TensorObservation, int], Array]
 
 def _no_poll() -> None:
     """Do nothing between two steps."""
+
+
+class EpisodeObserver(Protocol):
+    """Sees every step of the open episodes, for example to write some of them down."""
+
+    def on_episode_begin(self, env: VectorEnv, row: int, seed: int, length: int) -> None:
+        """See that row `row` plays the episode with this seed and is `length` env steps into it."""
+
+    def on_step(self, env: VectorEnv, action: Array) -> None:
+        """See one step of all rows: the policy's actions `(N, ...)` and what came of them."""
 
 
 class Collector:
@@ -76,12 +86,19 @@ class Collector:
         self._actions: list[list[Array]] = [[] for _ in range(rows)]
         self._log_sums: dict[str, float] = {}
         self._log_counts: dict[str, int] = {}
+        self._observer: EpisodeObserver | None = None
         # `env.observation` is rewritten in place, so one tensor view serves every step.
         self._view: TensorObservation = map_tree(torch.from_numpy, env.observation)
 
     def start(self) -> None:
         """Reset every row for its first episode."""
         self._begin_episodes(range(self.env.num_envs))
+
+    def observe(self, observer: EpisodeObserver) -> None:
+        """Show every step from now on to `observer`, beginning with the episodes that are open."""
+        self._observer = observer
+        for row, seed in enumerate(self._episode_seeds):
+            observer.on_episode_begin(self.env, row, seed, int(self._lengths[row]))
 
     def collect(self, rollout: Rollout, act: Act, poll: Callable[[], None] = _no_poll) -> None:
         """Fill `rollout` from its cursor to its end.
@@ -106,6 +123,8 @@ class Collector:
             rollout.truncated[step] = env.truncated
             if self.level == "replay":
                 self._remember(action)
+            if self._observer is not None:
+                self._observer.on_step(env, action)
             if any(infos):
                 self._read_infos(infos)
             self._returns += env.reward
@@ -147,6 +166,9 @@ class Collector:
             self._components[row] = {}
             self._actions[row] = []
         self.env.reset(rows, [self._episode_seeds[row] for row in rows])
+        if self._observer is not None:
+            for row in rows:
+                self._observer.on_episode_begin(self.env, row, self._episode_seeds[row], 0)
 
     def _end_episodes(self, rows: list[int], rollout: Rollout, step: int) -> None:
         for row in rows:

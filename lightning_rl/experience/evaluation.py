@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,16 @@ EVAL_MAX_STEPS_PER_EPISODE = 10_000
 """Where neither the environment nor its registration ends an episode, evaluation cuts it here."""
 
 
+class Viewer(Protocol):
+    """Watches episodes, which are then played one at a time."""
+
+    def make_env(self) -> gymnasium.Env:
+        """Return the environment to play in."""
+
+    def show(self, env: gymnasium.Env, episode: int) -> None:
+        """Look at the environment: after the reset of episode `episode` and after each step."""
+
+
 class EvaluationSource(IterableDataset):
     """A sized iterable of finished episodes, in the order of their numbers.
 
@@ -47,6 +58,7 @@ class EvaluationSource(IterableDataset):
         rank: Process number; the ranks share the episodes.
         world_size: Number of processes.
         poll: Called before every step; may raise to stop.
+        viewer: Watches the episodes.
     """
 
     def __init__(
@@ -60,12 +72,14 @@ class EvaluationSource(IterableDataset):
         rank: int = 0,
         world_size: int = 1,
         poll: Callable[[], None] = lambda: None,
+        viewer: Viewer | None = None,
     ) -> None:
         self.config, self.policy, self.seed, self.stream = config, policy, seed, stream
         self.max_steps_per_episode = max_steps_per_episode or EVAL_MAX_STEPS_PER_EPISODE
         self._limit_was_chosen = max_steps_per_episode is not None
         self._episodes = range(rank, num_episodes, world_size)
         self._poll = poll
+        self._viewer = viewer
         self._env: SyncRows | None = None
 
     def __len__(self) -> int:
@@ -75,7 +89,9 @@ class EvaluationSource(IterableDataset):
         if not len(self):  # more ranks than episodes
             return iter(())
         if self._env is None:
-            self._env = SyncRows(self.config, min(len(self), MAX_ROWS), evaluation=True)
+            rows = 1 if self._viewer else min(len(self), MAX_ROWS)
+            make = self._viewer.make_env if self._viewer else None
+            self._env = SyncRows(self.config, rows, evaluation=True, make=make)
         return self._in_order(self._play(self._env))
 
     def close(self) -> None:
@@ -103,6 +119,7 @@ class EvaluationSource(IterableDataset):
             playing[row] = waiting.pop()
             returns[row], lengths[row], components[row] = 0.0, 0, {}
             env.reset([row], [episode_seed(self.seed, self.stream, playing[row])])
+            self._show(env, row, playing[row])
 
         for row in range(env.num_envs):
             begin(row)
@@ -111,6 +128,7 @@ class EvaluationSource(IterableDataset):
             env.activate(playing)
             infos = env.step(self.policy(view))
             for row, info in zip(list(playing), infos, strict=True):
+                self._show(env, row, playing[row])
                 returns[row] += env.reward[row]
                 lengths[row] += 1
                 for name, value in ((info or {}).get("reward_components") or {}).items():
@@ -125,6 +143,10 @@ class EvaluationSource(IterableDataset):
                     )
                     if waiting:
                         begin(row)
+
+    def _show(self, env: SyncRows, row: int, number: int) -> None:
+        if self._viewer is not None:
+            self._viewer.show(env.envs[row], number)
 
     def _episode(
         self,

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.wrappers import RecordVideo
 
 from lightning_rl.callbacks.base import Agent
 from lightning_rl.envs.config import EnvConfig, EnvLike
@@ -25,6 +25,7 @@ from lightning_rl.experience.evaluation import (
     EvaluationSource,
     evaluation_mode,
 )
+from lightning_rl.experience.filming import Camera, Window
 from lightning_rl.experience.random_streams import (
     RandomStreams,
     global_random_state,
@@ -76,7 +77,7 @@ def evaluate_policy(
     episodes: list[Episode] = []
     error_message = None
     try:
-        with _untouched(agent, seed), contextlib.closing(_play(agent, env, config, seed)) as played:
+        with untouched(agent, seed), contextlib.closing(_play(agent, env, config, seed)) as played:
             for episode in played:
                 episodes.append(episode)
     except Exception as error:
@@ -101,7 +102,7 @@ def evaluate_policy_many(
 
 
 @contextlib.contextmanager
-def _untouched(agent: Agent, seed: int) -> Iterator[None]:
+def untouched(agent: Agent, seed: int) -> Iterator[None]:
     """Put modes and random streams back, whatever happens inside, and start it from `seed`."""
     state, own_state = global_random_state(), agent.streams.state_dict()
     agent.streams.load_state_dict(RandomStreams(seed).state_dict())
@@ -121,30 +122,32 @@ def _play(
 ) -> Generator[Episode, None, None]:
     """Yield the episodes, and close what was opened for them."""
     if isinstance(env, gymnasium.Env):
-        _check_spaces(agent, env)
+        check_spaces(agent, env)
         yield from _play_one(agent, env, config, seed)
         return
-    env_config = _env_config(agent, env)
-    if config.render:
-        with contextlib.closing(_rendering(agent, env_config, config)) as instance:
-            _check_spaces(agent, instance)
-            yield from _play_one(agent, instance, config, seed)
-        return
-    with contextlib.closing(env_config.make(evaluation=True)) as instance:
-        _check_spaces(agent, instance)
-    source = EvaluationSource(
-        env_config,
-        lambda observation: agent.act(observation, config.deterministic),
-        config.num_episodes,
-        seed,
-        config.max_steps_per_episode,
-        stream="test",
-    )
-    with contextlib.closing(source):
-        yield from source
+    env_config = env_config_of(agent, env)
+    with contextlib.ExitStack() as stack:
+        viewer = _viewer(agent, env_config, config)
+        if isinstance(viewer, Camera):
+            stack.enter_context(viewer)
+        if viewer is None:
+            with contextlib.closing(env_config.make(evaluation=True)) as instance:
+                check_spaces(agent, instance)
+        source = EvaluationSource(
+            env_config,
+            lambda observation: agent.act_from_cpu(observation, config.deterministic),
+            config.num_episodes,
+            seed,
+            config.max_steps_per_episode,
+            stream="test",
+            viewer=viewer,
+        )
+        with contextlib.closing(source):
+            yield from source
 
 
-def _env_config(agent: Agent, env: EnvLike | None) -> EnvConfig:
+def env_config_of(agent: Agent, env: EnvLike | None) -> EnvConfig:
+    """Return the description of the environment that `evaluate_policy` takes `env` for."""
     own: EnvConfig = agent.env_config
     if env is None:
         return own
@@ -156,18 +159,16 @@ def _env_config(agent: Agent, env: EnvLike | None) -> EnvConfig:
     return dataclasses.replace(EnvConfig.coerce(env), action=own.action)
 
 
-def _rendering(agent: Agent, env_config: EnvConfig, config: ExecutionConfig) -> gymnasium.Env:
+def _viewer(agent: Agent, env_config: EnvConfig, config: ExecutionConfig) -> Window | None:
+    if not config.render:
+        return None
     if config.render == "human":
-        return env_config.make(evaluation=True, render_mode="human")
+        return Window(env_config, partial(check_spaces, agent))
     run_dir = getattr(getattr(agent, "_trainer", None), "run_dir", None)
     folder = Path(run_dir or ".") / "videos"
-    env = env_config.make(evaluation=True, render_mode="rgb_array")
-    try:
-        prefix = f"env_steps={agent.env_steps}"
-        return RecordVideo(env, str(folder), episode_trigger=lambda _: True, name_prefix=prefix)
-    except BaseException:
-        env.close()
-        raise
+    name = f"env_steps={agent.env_steps}-episode={{}}.mp4"
+    check = partial(check_spaces, agent)
+    return Camera(env_config, lambda episode: folder / name.format(episode), check)
 
 
 def _play_one(
@@ -189,7 +190,7 @@ def _play_one(
         yield Episode(index, 0, reset_seed, reward, length, ended, not ended)
 
 
-def _check_spaces(agent: Agent, env: gymnasium.Env) -> None:
+def check_spaces(agent: Agent, env: gymnasium.Env) -> None:
     """Refuse an environment that the policy was not made for.
 
     Raises:

@@ -8,10 +8,14 @@ import pytest
 
 from lightning_rl.cli.checks import SECTIONS, algorithms, check_document
 from lightning_rl.cli.configs import configs_folder, find_config, shipped_configs
+from lightning_rl.cli.study_file import plan_study
 from lightning_rl.cli.yaml_check import read_document
+from lightning_rl.envs.config import EnvConfig
 from lightning_rl.errors import ConfigError
 
-NAMES = shipped_configs()
+FOLDERS_OF_OTHERS = ("studies/", "sweeps/")
+NAMES = [name for name in shipped_configs() if not name.startswith(FOLDERS_OF_OTHERS)]
+STUDIES = [name for name in shipped_configs() if name.startswith("studies/")]
 
 
 def test_the_configurations_of_both_algorithms_ship() -> None:
@@ -30,6 +34,20 @@ def test_a_configuration_is_valid(name: str) -> None:
     assert model["init_args"]["env"]["id"]
     assert model["init_args"].keys() & {"total_env_steps", "total_episodes"}
     assert "seed_everything" in document.data
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_is_valid(name: str, tmp_path: Path) -> None:
+    document = read_document(*find_config(name))
+    plan = plan_study(document, {"output_dir": str(tmp_path)})
+    assert plan.name == name.split("/")[1]
+    assert len({cell.seed for cell in plan.cells}) == 5
+    assert len({cell.environment for cell in plan.cells}) == 3
+    assert len({cell.algorithm for cell in plan.cells}) == 2
+    for cell in plan.cells:
+        env = cell.documents[-1]["model"]["init_args"]["env"]
+        EnvConfig(**env).make().close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_defaults_name_no_algorithm() -> None:

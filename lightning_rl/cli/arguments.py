@@ -32,14 +32,18 @@ OWN_OPTIONS = {
     "resume": ("trust", "help", "allow_change", "wandb", "config"),
     "record": (*_COMMON, "ckpt_path", "replay", "episodes", "output"),
     "export": ("help", "trust", "ckpt_path", "format", "output"),
+    "study": (
+        *("config", "trust", "help", "dry_run", "workers", "reference", "run.root"),
+        *("name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
+    ),
     "list": ("help", "trust"),
 }
 """The options of each command that are not part of the configuration."""
 
-PLAIN = ("export", "list")
-"""Commands that take no configuration."""
+PLAIN = ("export", "study", "list")
+"""Commands that take no run's configuration."""
 
-_FLAGS = ("help", "print_config", "wandb", "new_version", "version")
+_FLAGS = ("help", "dry_run", "print_config", "wandb", "new_version", "version")
 _REPEATABLE = ("config", "trust", "allow_change")
 _SHORT = {"-c": "--config", "-h": "--help"}
 

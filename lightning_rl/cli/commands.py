@@ -108,6 +108,13 @@ def predict(request: Request) -> int:
     return say(f"{episodes_asked(request)} episodes, {steps:,} steps: {folder / name}")
 
 
+def study(request: Request) -> int:
+    """Run a study."""
+    from lightning_rl.cli.study import study as run_study  # and with it NumPy
+
+    return run_study(request)
+
+
 def show_list(request: Request) -> int:
     """Show what there is."""
     if len(request.positionals) != 1:
@@ -123,6 +130,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "predict": predict,
     "record": record,
     "export": export,
+    "study": study,
     "list": show_list,
 }
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "write episodes of a trained agent as a data set",
     "record": "film a trained agent, or play an episode again from its replay file",
     "export": "write a policy as ONNX or torch.export file that runs without this package",
+    "study": "train environments × models × seeds from one file, and show the results",
     "list": "list algorithms | configs | tags | environments",
 }
 
@@ -35,6 +36,16 @@ _OPTIONS = {
     "output": ("PATH", "where the result is written (default: the run directory)"),
     "format": ("NAME", "onnx (default) or torch"),
     "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),
+    "dry_run": ("", "list the cells and the estimated time, train nothing"),
+    "workers": ("N", "cells at a time, each in a process of its own"),
+    "reference": ("FILE", "results.json to compare with; exit 1 where something is worse"),
+    "run.root": ("DIR", "the same as --output_dir"),
+    "name": ("NAME", "name of the study"),
+    "seeds": ("N", "so many seeds, from 1 on, or a list: 3,5,8"),
+    "total_env_steps": ("N", "budget of every cell, whatever the file says"),
+    "total_episodes": ("N", "the same in episodes"),
+    "output_dir": ("DIR", "where the study's folder is made (default logs)"),
+    "log_level": ("LEVEL", "of the cells' training.log"),
     "help": ("", "show this"),
 }
 

@@ -46,6 +46,7 @@ def evaluate_policy(
     deterministic: bool = True,
     render: Render = False,
     seed: int | None = None,
+    videos: Path | None = None,
 ) -> ExecutionResult:
     """Play episodes with a policy and return their rewards and lengths.
 
@@ -61,9 +62,10 @@ def evaluate_policy(
         num_episodes: Episodes, at least 1.
         max_steps_per_episode: Cut an episode after so many env steps.
         deterministic: Act greedily instead of sampling.
-        render: `human` shows a window; `video` writes one MP4 per episode to the `videos` folder
-            of the run directory, or of the current directory outside a run.
+        render: `human` shows a window; `video` writes one MP4 per episode to `videos`.
         seed: Seed that the episodes' seeds derive from; default: the agent's.
+        videos: Folder of the videos; default: `videos` in the run directory, or in the current
+            directory outside a run.
 
     Returns:
         The result, episodes in the order of their numbers. When an environment or the policy
@@ -77,7 +79,8 @@ def evaluate_policy(
     episodes: list[Episode] = []
     error_message = None
     try:
-        with untouched(agent, seed), contextlib.closing(_play(agent, env, config, seed)) as played:
+        playing = _play(agent, env, config, seed, videos)
+        with untouched(agent, seed), contextlib.closing(playing) as played:
             for episode in played:
                 episodes.append(episode)
     except Exception as error:
@@ -118,7 +121,11 @@ def untouched(agent: Agent, seed: int) -> Iterator[None]:
 
 
 def _play(
-    agent: Agent, env: EnvLike | gymnasium.Env | None, config: ExecutionConfig, seed: int
+    agent: Agent,
+    env: EnvLike | gymnasium.Env | None,
+    config: ExecutionConfig,
+    seed: int,
+    videos: Path | None,
 ) -> Generator[Episode, None, None]:
     """Yield the episodes, and close what was opened for them."""
     if isinstance(env, gymnasium.Env):
@@ -127,7 +134,7 @@ def _play(
         return
     env_config = env_config_of(agent, env)
     with contextlib.ExitStack() as stack:
-        viewer = _viewer(agent, env_config, config)
+        viewer = _viewer(agent, env_config, config, videos)
         if isinstance(viewer, Camera):
             stack.enter_context(viewer)
         if viewer is None:
@@ -159,13 +166,15 @@ def env_config_of(agent: Agent, env: EnvLike | None) -> EnvConfig:
     return dataclasses.replace(EnvConfig.coerce(env), action=own.action)
 
 
-def _viewer(agent: Agent, env_config: EnvConfig, config: ExecutionConfig) -> Window | None:
+def _viewer(
+    agent: Agent, env_config: EnvConfig, config: ExecutionConfig, videos: Path | None
+) -> Window | None:
     if not config.render:
         return None
     if config.render == "human":
         return Window(env_config, partial(check_spaces, agent))
     run_dir = getattr(getattr(agent, "_trainer", None), "run_dir", None)
-    folder = Path(run_dir or ".") / "videos"
+    folder = videos or Path(run_dir or ".") / "videos"
     name = f"env_steps={agent.env_steps}-episode={{}}.mp4"
     check = partial(check_spaces, agent)
     return Camera(env_config, lambda episode: folder / name.format(episode), check)

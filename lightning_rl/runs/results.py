@@ -15,10 +15,10 @@ from lightning_rl.runs.plain_json import dumps, loads
 from lightning_rl.storage.sealed import atomic_write_text
 
 Render: TypeAlias = Literal["human", "video"] | bool
-_Result = TypeVar("_Result", bound="_Json")
+_Result = TypeVar("_Result", bound="Json")
 
 
-class _Json:
+class Json:
     """Conversion of a dataclass from and to dictionaries and JSON text."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class _Json:
 
 
 @dataclass
-class RunResult(_Json):
+class RunResult(Json):
     """How a training run ended.
 
     Attributes:
@@ -91,7 +91,7 @@ class RunResult(_Json):
 
 
 @dataclass
-class ExecutionConfig(_Json):
+class ExecutionConfig(Json):
     """How a trained policy is to be executed.
 
     Attributes:
@@ -119,7 +119,7 @@ class ExecutionConfig(_Json):
 
 
 @dataclass
-class ExecutionResult(_Json):
+class ExecutionResult(Json):
     """How a policy did. `mean, std = result` unpacks the mean and deviation of its returns.
 
     Attributes:

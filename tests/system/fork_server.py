@@ -45,6 +45,8 @@ _FORK_SERVER.set_forkserver_preload(
         "gymnasium.wrappers",
         "torch._dynamo",
         "tensorboard",
+        "matplotlib.backends.backend_agg",
+        "rliable.library",
     ]
 )
 

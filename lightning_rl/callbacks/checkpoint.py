@@ -36,8 +36,8 @@ class Checkpoint(Callback, LightningCheckpoint):
     """Save the run at the boundary between two training units, and the best policies.
 
     Files in the folder: `env_steps=<n>.ckpt` every `every_env_steps` and at the end (the newest
-    `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, and
-    `best.ckpt`, which points to the best of the `keep_best` checkpoints that an evaluation was the
+    `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, within a
+    long unit or evaluation too, and `best.ckpt`, which points to the best of the `keep_best` checkpoints that an evaluation was the
     reason for. All are complete: any of them resumes, tests and loads. Saving changes no training
     state. A disk that is full costs a warning a minute, and a failed run only if the last state was
     never saved.
@@ -92,7 +92,7 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def on_training_begins(self, trainer: Trainer, agent: Agent) -> None:
         """Note what has been saved so far."""
-        self._saved_at = time.monotonic()
+        self._note_time(trainer, agent)
         self._saved_env_steps = agent.env_steps
         self._next_mark = self._following_mark(agent)
 
@@ -104,6 +104,11 @@ class Checkpoint(Callback, LightningCheckpoint):
             self._save_numbered(trainer, agent)
             self._next_mark = self._following_mark(agent)
         elif trainer.strategy.broadcast(time.monotonic() - self._saved_at >= self.every_s):
+            self._save_last(trainer, agent)
+
+    def on_save_due(self, trainer: Trainer, agent: Agent) -> None:
+        """Save in the middle of a unit or an evaluation that takes long."""
+        if agent.source is not None:
             self._save_last(trainer, agent)
 
     def on_stop(self, trainer: Trainer, agent: Agent) -> None:
@@ -172,6 +177,11 @@ class Checkpoint(Callback, LightningCheckpoint):
         run_dir = getattr(trainer, "run_dir", None)
         return Path(run_dir or trainer.default_root_dir) / "checkpoints"
 
+    def _note_time(self, trainer: Trainer, agent: Agent) -> None:
+        self._saved_at = time.monotonic()
+        if trainer.world_size == 1 and not _keeps_nothing(trainer):
+            agent.save_at = self._saved_at + self.every_s
+
     def _following_mark(self, agent: Agent) -> int:
         every = self.every_env_steps
         if every is None:
@@ -187,7 +197,7 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def _try_write(self, trainer: Trainer, path: Path, is_last: bool = True) -> None:
         """Write, or warn at most once a minute that the disk does not take it."""
-        self._saved_at = time.monotonic()
+        self._note_time(trainer, trainer.lightning_module)
         try:
             self._write(trainer, path)
             if path.name != LAST and trainer.is_global_zero:

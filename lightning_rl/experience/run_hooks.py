@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AbstractContextManager
 from typing import Any
@@ -29,6 +30,7 @@ class RunHooks(EvaluationHooks):
         logging_s: Seconds that training spent in calls of loggers, in this attempt.
         source: Experience source while training, else None.
         state: What a checkpoint holds beyond Lightning's own entries.
+        save_at: When, by `time.monotonic()`, to let callbacks save even within a unit.
         statistics: Training metrics since the last logged row.
         stop_requested: Number of the signal that asked the run to stop, or 0.
     """
@@ -42,6 +44,7 @@ class RunHooks(EvaluationHooks):
         self.source: ExperienceSource | None = None
         self.iteration = self.gradient_steps = self.stop_requested = 0
         self.collect_s = self.logging_s = 0.0
+        self.save_at = math.inf
 
     # The clock. Counters of an agent that is not training are those of its last checkpoint.
 
@@ -115,18 +118,26 @@ class RunHooks(EvaluationHooks):
         self.emit("on_unit_boundary")
 
     def poll(self) -> None:
-        """Save and raise `Interrupted` when the run was asked to stop; called between two steps.
+        """Save when it is time; save and raise `Interrupted` when the run was asked to stop.
 
-        Several ranks can only stop together, and do so between two units.
+        Called between two steps. Several ranks can only save and stop together, and do so between
+        two units.
         """
         if self.stop_requested and self.trainer.world_size == 1:
             self._stop()
+        elif time.monotonic() >= self.save_at:
+            self.save_at = math.inf  # until whoever saves sets the next time
+            self._emit_within_unit("on_save_due")
 
     def _stop(self) -> None:
         if self.stop_requested:
-            self.state.interrupts_validation = self.is_evaluating
-            self.emit("on_stop")
+            self._emit_within_unit("on_stop")
             raise Interrupted(self.stop_requested)
+
+    def _emit_within_unit(self, hook: str) -> None:
+        self.state.interrupts_validation = self.is_evaluating
+        self.emit(hook)
+        self.state.interrupts_validation = False
 
     def on_episode(self, episode: Episode) -> None:
         """Pass a finished training episode on to callbacks, and to loggers that take episodes."""
@@ -191,5 +202,6 @@ class RunHooks(EvaluationHooks):
 
     def teardown(self, stage: str) -> None:
         """Close the environments."""
+        self.save_at = math.inf
         self.state.rest()
         self.close_evaluation()

@@ -13,6 +13,7 @@ from lightning_rl.errors import CheckpointError, ConfigError, TrainingFailed
 from lightning_rl.storage import checkpoint_io
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import newest_good_checkpoint
+from tests.system.fork_server import differences
 
 
 class Scores(Callback):
@@ -108,7 +109,13 @@ def test_none_is_best_when_none_is_wanted(tmp_path):
     assert not (folder(tmp_path) / "best.ckpt").exists()
 
 
-def test_seconds_bound_what_a_kill_loses(tmp_path):
+@pytest.fixture
+def quick_disk(monkeypatch):
+    """Hundreds of saves without waiting for the disk each time."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def test_seconds_bound_what_a_kill_loses(tmp_path, quick_disk):
     seen = []
 
     class Look(Callback):
@@ -116,17 +123,31 @@ def test_seconds_bound_what_a_kill_loses(tmp_path):
             last = folder(tmp_path) / "last.ckpt"
             seen.append((agent.env_steps, env_steps(last) if last.exists() else 0))
 
-    fit(tmp_path, None, Look(), Checkpoint(every_env_steps=10_000, every_s=0.0))
-    assert seen == [(32 * (unit + 1), 32 * unit) for unit in range(10)]
+    agent = ppo(total_env_steps=96)
+    fit(tmp_path, agent, Look(), Checkpoint(every_env_steps=10_000, every_s=0.0))
+    # The last step of a rollout is the only one that a kill between two units would lose.
+    assert seen == [(32 * unit, 32 * unit - 1) for unit in range(1, 4)]
 
 
-def test_saving_changes_nothing(tmp_path):
-    fit(tmp_path / "often", None, Checkpoint(every_env_steps=1, every_s=0.0))
-    fit(tmp_path / "once", None, Checkpoint(every_env_steps=10_000))
+@pytest.mark.parametrize("make", [ppo, dqn])
+def test_saving_changes_nothing(tmp_path, make, quick_disk):
+    """Here before every env step, every minibatch and every step of an evaluation."""
+    settings = {"eval_every_env_steps": 100, "eval_episodes": 2}
+    fit(tmp_path / "often", make(total_env_steps=200), Checkpoint(every_env_steps=1, every_s=0.0), **settings)
+    fit(tmp_path / "once", make(total_env_steps=200), Checkpoint(every_s=10_000.0), **settings)
     often, once = (load_sealed(folder(tmp_path / name) / "last.ckpt") for name in ("often", "once"))
-    assert often["state_dict"].keys() == once["state_dict"].keys()
-    for name, tensor in once["state_dict"].items():
-        assert tensor.equal(often["state_dict"][name])
+    volatile = [checkpoint.pop("volatile") for checkpoint in (often, once)]
+    assert list(differences(once, often)) == []
+    assert volatile[0]["callbacks"] == volatile[1]["callbacks"]
+
+
+def test_a_stock_evaluation_saves_nothing(tmp_path):
+    agent = ppo(total_env_steps=64)
+    trainer = fit(tmp_path, agent, Checkpoint(every_s=0.0))
+    before = names(tmp_path)
+    (folder(tmp_path) / "last.ckpt").unlink()
+    trainer.validate(agent, verbose=False)
+    assert names(tmp_path) == [name for name in before if name != "last.ckpt"]
 
 
 def test_own_folder(tmp_path):

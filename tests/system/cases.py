@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests.system.fork_server import Run
@@ -120,4 +121,33 @@ ASYNC = {
     "ppo-cartpole-async": ppo("CartPole-v1", "linear", vectorization="async"),
     "ppo-lunar-lander-async": ppo("LunarLander-v3", "adaptive_kl", vectorization="async"),
     "dqn-cartpole-async": dqn("CartPole-v1", num_envs=2, vectorization="async"),
+}
+
+
+def changed(run: Run, **settings: Any) -> Run:
+    """Return a run with other settings of the trainer and the checkpoints."""
+    trainer = {**run.trainer, **settings.pop("trainer", {})}
+    return replace(run, trainer=trainer, checkpoint={**run.checkpoint, **settings})
+
+
+def shows(observation: str, action: str) -> dict[str, Any]:
+    """Return the probe that shows a bit in one kind of space and asks for it in another."""
+    return {
+        "imports": ["lightning_rl.envs.probes"],
+        "kwargs": {"observation": observation, "action": action, "length": 7},
+    }
+
+
+PROBE = "LightningRL/ObservationAction-v0"
+VARIANTS = {
+    # Saved every few milliseconds, hence mostly within rollouts, updates and evaluations.
+    "ppo-saves-within-units": changed(RUNS["ppo-cartpole"], every_s=0.01),
+    "dqn-saves-within-units": changed(RUNS["dqn-cartpole"], every_s=0.01),
+    "ppo-short-epochs": changed(RUNS["ppo-cartpole"], trainer={"limit_train_batches": 5}),
+    "ppo-episodes": RUNS["ppo-cartpole"].changed(total_env_steps=None, total_episodes=60),
+    "dqn-episodes": RUNS["dqn-cartpole"].changed(total_env_steps=None, total_episodes=40),
+    "dqn-more-rows-than-steps": dqn("CartPole-v1", num_envs=16),
+    "ppo-dict": ppo(PROBE, "linear", **shows("dict", "multi_binary")),
+    "ppo-tuple": ppo(PROBE, "adaptive_kl", **shows("tuple", "multi_discrete")),
+    "dqn-dict": dqn(PROBE, **shows("dict", "discrete")),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.cases import ASYNC, FURTHER, RUNS
+from tests.system.cases import ASYNC, FURTHER, RUNS, VARIANTS
 from tests.system.fork_server import (
     KILLED,
     Run,
@@ -60,6 +60,11 @@ def test_sigkill_of_further_algorithms(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ASYNC)
 def test_sigkill_with_environments_in_processes(name: str, tmp_path: Path) -> None:
     check_kills(ASYNC[name], tmp_path, 4)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_sigkill_of_runs_with_other_settings(name: str, tmp_path: Path) -> None:
+    check_kills(VARIANTS[name], tmp_path, 2)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ class Callback(LightningCallback):
         """Run between two training units, the place where a run can be saved exactly."""
 
     def on_save_due(self, trainer: Trainer, agent: Agent) -> None:
-        """Run within a long unit or evaluation, at a step boundary, when `agent.save_at` is past."""
+        """Run in a long unit or evaluation, at a step boundary, when `agent.save_at` is past."""
 
     def on_stop(self, trainer: Trainer, agent: Agent) -> None:
         """Run when a signal ends the run, at a step boundary, before `Interrupted` is raised."""

@@ -22,7 +22,13 @@ from lightning_rl.errors import (
     check_ranges,
 )
 from lightning_rl.storage.sealed import load_sealed
-from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
+from lightning_rl.storage.segments import (
+    RANK_FOLDER,
+    REPLAY_FOLDER,
+    SegmentStore,
+    SegmentWriteError,
+    listed_segments,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +43,10 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     Files in the folder: `env_steps=<n>.ckpt` every `every_env_steps` and at the end (the newest
     `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, within a
-    long unit or evaluation too, and `best.ckpt`, which points to the best of the `keep_best` checkpoints that an evaluation was the
-    reason for. All are complete: any of them resumes, tests and loads. Saving changes no training
-    state. A disk that is full costs a warning a minute, and a failed run only if the last state was
-    never saved.
+    long unit or evaluation too, and `best.ckpt`, which points to the best of the `keep_best`
+    checkpoints that an evaluation was the reason for. All are complete: any of them resumes, tests
+    and loads. Saving changes no training state. A disk that is full costs a warning a minute, and a
+    failed run only if the last state was never saved.
 
     As a subclass of Lightning's `Checkpoint` it runs behind all other callbacks, so their states
     are up to date.
@@ -223,14 +229,19 @@ class Checkpoint(Callback, LightningCheckpoint):
         self._prune(path.parent)
 
     def _write(self, trainer: Trainer, path: Path) -> None:
+        agent: Agent = trainer.lightning_module
+        agent.state.folder = path.parent
         try:
             trainer.save_checkpoint(path, weights_only=False)
+        except SegmentWriteError:
+            raise
         except OSError:
             trainer.strategy.barrier()  # where the other ranks are waiting for this one
             raise
-        agent: Agent = trainer.lightning_module
+        finally:
+            agent.state.folder = None
         replay = agent.state.replay
-        if replay is not None:
+        if replay is not None and trainer.world_size == 1:
             self._segments[path.name] = replay.segment_files(path.parent / REPLAY_FOLDER)
 
     def _prune(self, folder: Path) -> None:
@@ -244,16 +255,17 @@ class Checkpoint(Callback, LightningCheckpoint):
         store = folder / REPLAY_FOLDER
         if store.is_dir():
             used = {name for path in folder.glob("*.ckpt") for name in self._segments_of(path)}
-            SegmentStore(store).prune(used)
+            for place in (store, *store.glob(RANK_FOLDER.format(rank="*"))):
+                SegmentStore(place).prune(used)
 
     def _segments_of(self, path: Path) -> set[str]:
         name = path.resolve().name
         if name not in self._segments:
             try:
-                listed = load_sealed(path)["volatile"].get("segments", [])
+                of_ranks = listed_segments(load_sealed(path)["volatile"])
             except CheckpointError:  # it was passed over on resume, and needs none
-                listed = []
-            self._segments[name] = {segment["file"] for segment in listed}
+                of_ranks = []
+            self._segments[name] = {segment["file"] for refs in of_ranks for segment in refs}
         return self._segments[name]
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from lightning_rl.storage.loop_progress import (
     rewind_validation,
     settle_validation,
 )
-from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
+from lightning_rl.storage.segments import SegmentWriteError, listed_segments, segment_store
 from lightning_rl.trust import import_object
 
 logger = logging.getLogger(__name__)
@@ -54,6 +54,8 @@ class AgentState:
         episodes: Finished episodes while nothing trains.
         drop_unfinished: Save without open episodes and without the unfinished unit.
         interrupts_validation: Save so that the validation under way begins anew on resume.
+        folder: Where the checkpoint about to be saved will lie, if its writer has said so, since
+            Lightning tells only the first process.
 
     Args:
         agent: Whose state it is.
@@ -70,6 +72,7 @@ class AgentState:
         self._pending: dict[str, Any] | None = None
         self.drop_unfinished = False
         self.interrupts_validation = False
+        self.folder: Path | None = None
 
     @property
     def replay(self) -> Replay | None:
@@ -132,6 +135,7 @@ class AgentState:
         agent = self._agent
         source = agent.source or self._last_source
         first, *others = self._rank_states()
+        rank_segments = _segments_of_ranks(others)
         if source is not None:
             agent.snapshot_level = source.collector.level  # a failed snapshot lowers it
         checkpoint["hyper_parameters"] = agent.hyperparameters
@@ -156,6 +160,8 @@ class AgentState:
         if self.replay is not None:
             # Written by the CheckpointIO, which knows the folder.
             checkpoint["write_segments"] = self.replay.write_segments
+            if rank_segments:
+                checkpoint["volatile"]["rank_segments"] = rank_segments
         if "loops" in checkpoint:
             self._tidy_progress(checkpoint["loops"], source)
 
@@ -183,9 +189,19 @@ class AgentState:
             return [own]
         if agent.global_rank > 0:  # the first one's stand with the weights
             own["buffers"] = {name: buffer.cpu() for name, buffer in agent.named_buffers()}
+            own["segments"] = self._write_own_segments()
         states: list[Any] = [None] * agent.num_ranks
         torch.distributed.all_gather_object(states, own)
         return states
+
+    def _write_own_segments(self) -> list[dict[str, Any]] | OSError | None:
+        """Write this process's replay content beside the checkpoint that the first will write."""
+        if self.replay is None or self.folder is None:
+            return None
+        try:
+            return self.replay.write_segments(segment_store(self.folder, self._agent.global_rank))
+        except OSError as error:  # raised by all processes together, see `_segments_of_ranks`
+            return error
 
     def _source_state(self) -> dict[str, Any] | None:
         source = self._agent.source
@@ -238,11 +254,12 @@ class AgentState:
         agent.statistics.load_state_dict(own["statistics"], agent.device)
         agent.load_state_dict(own.get("buffers", {}), strict=False)
         if source.replay is not None:
-            if agent.global_rank > 0:
-                logger.warning("rank %d goes on with the replay of rank 0", agent.global_rank)
-            store = SegmentStore(Path(checkpoint["volatile"]["directory"]) / REPLAY_FOLDER)
-            segments = checkpoint["volatile"]["segments"]
-            source.replay.load_segments(own["source"]["replay"], segments, store)
+            rank, segments = agent.global_rank, listed_segments(checkpoint["volatile"])
+            if rank >= len(segments):  # saved by a stock callback, whose folder only rank 0 knew
+                logger.warning("rank %d goes on with the replay of rank 0", rank)
+                rank = 0
+            store = segment_store(Path(checkpoint["volatile"]["directory"]), rank)
+            source.replay.load_segments(own["source"]["replay"], segments[rank], store)
         source.load_state_dict(own["source"])
         for name, state in entry["loggers"].items():
             for item in agent.trainer.loggers:
@@ -281,6 +298,21 @@ def agent_from_checkpoint(
     agent.on_load_checkpoint(checkpoint)
     agent.load_state_dict(checkpoint["state_dict"])
     return agent.eval()
+
+
+def _segments_of_ranks(others: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Take the segments that the other processes have written out of their states.
+
+    How the content is cut into files depends on when a run was saved.
+
+    Raises:
+        SegmentWriteError: When one of them could not write.
+    """
+    written = [state.pop("segments", None) for state in others]
+    for segments in written:
+        if isinstance(segments, OSError):
+            raise SegmentWriteError(*segments.args)
+    return written if None not in written else []
 
 
 def _of_rank(entry: dict[str, Any], rank: int, num_ranks: int) -> dict[str, Any]:

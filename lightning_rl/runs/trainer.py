@@ -32,6 +32,7 @@ from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
 from lightning_rl.storage.sealed import remove_temporaries
 from lightning_rl.storage.segments import (
+    RANK_FOLDER,
     REPLAY_FOLDER,
     checkpoint_env_steps,
     newest_good_checkpoint,
@@ -251,7 +252,9 @@ class Trainer(pl.Trainer):
         with RunDirectory.claim(path, resumed is not None, take_next) as directory:
             self.run_directory = directory
             folder = directory.checkpoints
-            for place in (directory.path, folder, folder / REPLAY_FOLDER):
+            replay = folder / REPLAY_FOLDER
+            ranks = replay.glob(RANK_FOLDER.format(rank="*"))
+            for place in (directory.path, folder, replay, *ranks):
                 remove_temporaries(place)  # a killed attempt's: the lock says nobody is writing
             start = checkpoint_env_steps(Path(checkpoint)) if checkpoint else 0
             if resumed is not None:

@@ -23,9 +23,16 @@ from lightning_rl.storage.sealed import load_sealed, save_sealed_named, verify_s
 REPLAY_FOLDER = "replay"
 """Where a folder of checkpoints keeps its segments."""
 
+RANK_FOLDER = "rank{rank}"
+"""Where in it process `rank` of several keeps those of its own buffer; the first has no folder."""
+
 _SEGMENT_NAME = re.compile(r"[0-9]+-[0-9]+-[0-9a-f]{12}\.segment", re.ASCII)
 _NUMBERED = re.compile(r"env_steps=([0-9]{1,18})\.ckpt", re.ASCII)
 _MAX_LISTED = 15
+
+
+class SegmentWriteError(OSError):
+    """One of several processes could not write its segments; raised by all of them together."""
 
 
 class SegmentRef(TypedDict):
@@ -217,9 +224,21 @@ def checkpoint_env_steps(path: Path) -> int:
     env_steps = entry.get("env_steps") if isinstance(entry, dict) else None
     if type(env_steps) is not int:
         raise CheckpointError(f"{path}: does not say its env steps")
-    if isinstance(volatile, dict) and "segments" in volatile:
-        SegmentStore(Path(path).resolve().parent / REPLAY_FOLDER).verify(volatile["segments"])
+    if isinstance(volatile, dict):
+        for rank, refs in enumerate(listed_segments(volatile)):
+            segment_store(Path(path).resolve().parent, rank).verify(refs)
     return env_steps
+
+
+def segment_store(checkpoints: Path, rank: int = 0) -> SegmentStore:
+    """Return the store of one process beside its checkpoints."""
+    folder = checkpoints / REPLAY_FOLDER
+    return SegmentStore(folder / RANK_FOLDER.format(rank=rank) if rank else folder)
+
+
+def listed_segments(volatile: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+    """Return the segments that a checkpoint lists, for each process in rank order."""
+    return [volatile.get("segments", []), *volatile.get("rank_segments", [])]
 
 
 def newest_good_checkpoint(

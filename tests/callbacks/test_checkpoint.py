@@ -133,7 +133,12 @@ def test_seconds_bound_what_a_kill_loses(tmp_path, quick_disk):
 def test_saving_changes_nothing(tmp_path, make, quick_disk):
     """Here before every env step, every minibatch and every step of an evaluation."""
     settings = {"eval_every_env_steps": 100, "eval_episodes": 2}
-    fit(tmp_path / "often", make(total_env_steps=200), Checkpoint(every_env_steps=1, every_s=0.0), **settings)
+    fit(
+        tmp_path / "often",
+        make(total_env_steps=200),
+        Checkpoint(every_env_steps=1, every_s=0.0),
+        **settings,
+    )
     fit(tmp_path / "once", make(total_env_steps=200), Checkpoint(every_s=10_000.0), **settings)
     often, once = (load_sealed(folder(tmp_path / name) / "last.ckpt") for name in ("often", "once"))
     volatile = [checkpoint.pop("volatile") for checkpoint in (often, once)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from lightning_rl import Trainer
 from lightning_rl.errors import CheckpointError
 from lightning_rl.storage.sealed import load_sealed
+from lightning_rl.storage.segments import checkpoint_env_steps
 from tests.system.ddp_runs import NUM_STEPS, NUM_UPDATES, Witness, make_agent
 from tests.system.fork_server import differences
 
@@ -124,6 +126,39 @@ def test_a_resumed_run_is_the_run_never_stopped_on_both_ranks(
     assert list(differences(*states)) == []
     own, other = whole["lightning_rl"]["source"], states[0][0]["source"]
     assert own["collector"]["episode_seeds"] != other["collector"]["episode_seeds"]
+
+
+def test_a_signal_to_one_process_stops_both_at_the_same_batch(
+    ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    stopped = [rank["signalled"] for rank in ranks]
+    assert [seen["code"] for seen in stopped] == [143, 143]
+    assert stopped[0]["env_steps"] == stopped[1]["env_steps"] == 2 * NUM_STEPS * 8
+    assert stopped[0]["saves"] == stopped[1]["saves"]
+    assert stopped[0]["saves"].count((2 * NUM_STEPS * 8, False)) == 1
+    assert stopped[0]["saves"][-1] == (2 * NUM_STEPS * 8, False)
+    record = json.loads((folder / "e" / "signalled" / "run.json").read_text())
+    assert [attempt["signal"] for attempt in record["attempts"]] == ["SIGTERM", None]
+    for rank in ranks:
+        assert list(differences(rank["whole"]["end"], rank["continued"]["end"])) == []
+
+
+def test_each_process_goes_on_with_its_own_replay(
+    ranks: list[dict[str, Any]], folder: Path
+) -> None:
+    for rank in ranks:
+        for what in ("end", "replay"):
+            assert list(differences(rank["dqn"][what], rank["dqn-resumed"][what])) == []
+    rewards = [rank["dqn"]["replay"]["observation"] for rank in ranks]
+    assert not rewards[0].equal(rewards[1])
+    last = folder / "e" / "dqn-stopped" / "checkpoints" / "last.ckpt"
+    listed = load_sealed(last)["volatile"]["rank_segments"][0]
+    kept = {path.name for path in (last.parent / "replay" / "rank1").glob("*.segment")}
+    assert {segment["file"] for segment in listed} <= kept
+    assert checkpoint_env_steps(last) == 2 * NUM_STEPS * 12
+    (last.parent / "replay" / "rank1" / listed[-1]["file"]).unlink()
+    with pytest.raises(CheckpointError, match=listed[-1]["file"]):
+        checkpoint_env_steps(last)
 
 
 def test_another_number_of_processes_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Algorithm": "lightning_rl.algorithms",
+    "DDPG": "lightning_rl.algorithms",
     "DQN": "lightning_rl.algorithms",
     "PPO": "lightning_rl.algorithms",
     "SAC": "lightning_rl.algorithms",
+    "TD3": "lightning_rl.algorithms",
     "EnvConfig": "lightning_rl.envs.config",
     "ExecutionConfig": "lightning_rl.runs.results",
     "ExecutionResult": "lightning_rl.runs.results",

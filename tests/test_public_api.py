@@ -12,9 +12,11 @@ import pytest
 import lightning_rl
 
 PUBLIC = [
+    "DDPG",
     "DQN",
     "PPO",
     "SAC",
+    "TD3",
     "Algorithm",
     "EnvConfig",
     "ExecutionConfig",

@@ -141,6 +141,14 @@ GATES = (
         Reference(-156.995, 88.714, "Pendulum-v1", 20_000, 750),
     ),
     Gate(
+        "td3/pendulum", "Pendulum-v1", -180, 20_000,
+        Reference(-151.855, 90.227, "Pendulum-v1", 20_000, 750),
+    ),
+    Gate(
+        "ddpg/pendulum", "Pendulum-v1", -200, 20_000,
+        Reference(-152.099, 94.282, "Pendulum-v1", 20_000, 750),
+    ),
+    Gate(
         "dqn/mountain_car", "MountainCar-v0", -115, 120_000,
         Reference(-100.8, 9.9, "MountainCar-v0", 120_000, 1_487), "IQM",
     ),
@@ -155,6 +163,18 @@ GATES = (
     Gate(
         "ppo/lunar_lander", "LunarLander-v3", 200, 1_000_000,
         Reference(242.1, 31.8, "LunarLander-v2", 1_000_000, 369),
+    ),
+    Gate(
+        "td3/lunar_lander", "LunarLanderContinuous-v3", 200, 300_000,
+        Reference(207.451, 67.562, "LunarLanderContinuous-v2", 300_000, 337),
+    ),
+    Gate(
+        "td3/hopper", "Hopper-v4", 2_000, 500_000,
+        Reference(3_606.390, 4.027, "Hopper-v3", 1_000_000, 150), seeds=1,
+    ),
+    Gate(
+        "sac/half_cheetah", "HalfCheetah-v4", 5_000, 300_000,
+        Reference(9_535.451, 100.470, "HalfCheetah-v3", 1_000_000, 150), seeds=2,
     ),
     Gate(
         "ppo/half_cheetah", "HalfCheetah-v4", 4_000, 1_000_000,

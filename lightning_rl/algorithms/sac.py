@@ -23,26 +23,21 @@ import torch
 from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
-from lightning_rl.buffers.replay import ReplayBuffer, Transitions
+from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.experience.box_actions import (
+    act_squashed,
+    box_source,
     greedy_policy,
     make_observation_normalizer,
-    normalize,
-    normalize_minibatch,
+    prepared,
     rescale_box_actions,
-    shape_actions,
-    standard_normal,
-    uniform_actions,
+    squashed_actions,
+    update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import (
-    OffPolicySource,
-    gradient_steps_in,
-    prepare_minibatch,
-    unit_env_steps,
-)
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
 from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
@@ -52,7 +47,6 @@ from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import (
     ensemble_squared_error,
     squashed_gaussian,
-    squashed_gaussian_array,
     squashed_mode,
     temperature_loss,
 )
@@ -157,7 +151,7 @@ class SAC(Algorithm):
 
     source: OffPolicySource
     gradient: JointGradient
-    distribution: ActingFunction
+    policy: ActingFunction
 
     def __init__(
         self,
@@ -213,45 +207,25 @@ class SAC(Algorithm):
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102
-        return unit_env_steps(
-            self.env_config.num_envs, self.train_frequency, self.env_steps_per_iteration
-        )
+        return agent_unit(self)
 
     def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:  # noqa: D102
-        with torch.no_grad():
-            parameters = self.actor(normalize(self, observation)).cpu()
-        if deterministic:
-            return shape_actions(self, squashed_mode(parameters).numpy())
-        noise = standard_normal(self, len(parameters), self.action_size)
-        return shape_actions(self, squashed_gaussian_array(parameters.numpy(), noise))
+        return act_squashed(self, observation, deterministic)
 
     def policy_module(self) -> GreedyPolicy:  # noqa: D102
         return greedy_policy(self, self.actor, squashed_mode)
 
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
-        if self.env_steps < self.learning_starts:
-            return uniform_actions(self, num_steps)
-        noise = standard_normal(self, num_steps, self.env_config.num_envs, self.action_size)
-        distribution = self.distribution
-        return lambda observation, step: shape_actions(
-            self, squashed_gaussian_array(distribution(observation), noise[step])
-        )
+        return squashed_actions(self, num_steps)
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
-        with self.precision_context():
-            self.distribution = self.actor.acting_function(self.observation_normalizer)
-        replay = ReplayBuffer(self.capacity, self.observation_space, self.action_space)
-        return OffPolicySource(
-            self, collector, replay, self.train_frequency, self.env_steps_per_iteration
-        )
+        return box_source(self, collector)
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
-        shape, generator = (2, self.batch_size, self.action_size), self.streams.torch("update")
-        for transitions in minibatches:
-            minibatch = normalize_minibatch(self, prepare_minibatch(self, transitions))
-            noise = torch.randn(shape, generator=generator).to(self.device)
-            gradients, statistics = self.gradient(minibatch, noise)
+        shape = (2, self.batch_size, self.action_size)
+        for minibatch in prepared(self, minibatches):
+            gradients, statistics = self.gradient(minibatch, update_noise(self, *shape))
             self.apply_gradients(self.flats, gradients)
             polyak_update(self.flat_target, self.flats[0], self.tau)
             self.statistics.add(TRAINING_TAGS, statistics)

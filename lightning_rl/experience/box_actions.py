@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from lightning_rl.buffers.replay import Transitions
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.agent_state import Agent
-from lightning_rl.experience.collector import Act
+from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.off_policy import OffPolicySource, make_source, prepare_minibatch
+from lightning_rl.functional.soft_actor_critic import squashed_gaussian_array, squashed_mode
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.types import Array, TensorObservation
@@ -50,12 +54,19 @@ def normalize(agent: Agent, observation: TensorObservation) -> TensorObservation
     return observation if normalizer is None else normalizer(observation)
 
 
-def normalize_minibatch(agent: Agent, minibatch: dict[str, Any]) -> dict[str, Any]:
-    """Normalise the observations of a prepared minibatch, in place; return it."""
-    if agent.observation_normalizer is not None:
-        for name in ("observation", "next_observation"):
-            minibatch[name] = agent.observation_normalizer(minibatch[name])
-    return minibatch
+def prepared(agent: Agent, minibatches: Iterable[Transitions]) -> Iterator[dict[str, Any]]:
+    """Yield minibatches on the agent's device, normalised if the run does that."""
+    for transitions in minibatches:
+        minibatch = prepare_minibatch(agent, transitions)
+        if agent.observation_normalizer is not None:
+            for name in ("observation", "next_observation"):
+                minibatch[name] = agent.observation_normalizer(minibatch[name])
+        yield minibatch
+
+
+def update_noise(agent: Agent, *shape: int) -> Tensor:
+    """Return standard normal noise of an update, from the run's own stream, on the device."""
+    return torch.randn(shape, generator=agent.streams.torch("update")).to(agent.device)
 
 
 def shape_actions(agent: Agent, actions: Any) -> Any:
@@ -71,9 +82,71 @@ def uniform_actions(agent: Agent, num_steps: int) -> Act:
     return lambda observation, step: actions[step]
 
 
+def noisy_actions(agent: Agent, num_steps: int) -> Act:
+    """Return the exploring policy of a deterministic actor: its action plus noise, cut to [-1, 1].
+
+    Args:
+        agent: With `action_noise`, and `policy`, the actor's outputs before `tanh`.
+        num_steps: Steps of the rollout.
+    """
+    if agent.env_steps < agent.learning_starts:
+        return uniform_actions(agent, num_steps)
+    noise = agent.action_noise.draw(agent.streams.numpy("exploration"), num_steps)
+    policy = agent.policy
+
+    def act(observation: TensorObservation, step: int) -> Array:
+        action = np.tanh(policy(observation)) + noise[step]
+        return shape_actions(agent, np.clip(action, -1.0, 1.0, out=action))
+
+    return act
+
+
+def act_with_noise(agent: Agent, observation: TensorObservation, deterministic: bool) -> Array:
+    """Return a deterministic actor's actions, with Gaussian noise unless `deterministic`."""
+    with torch.no_grad():
+        action = torch.tanh(agent.actor(normalize(agent, observation))).numpy(force=True)
+    if not deterministic:
+        noise = standard_normal(agent, *action.shape) * agent.action_noise.scale
+        action = np.clip(action + noise, -1.0, 1.0)
+    return shape_actions(agent, action)
+
+
+def squashed_actions(agent: Agent, num_steps: int) -> Act:
+    """Return the exploring policy of an actor of squashed Gaussians: samples of it.
+
+    Args:
+        agent: With `policy`, the actor's distribution parameters.
+        num_steps: Steps of the rollout.
+    """
+    if agent.env_steps < agent.learning_starts:
+        return uniform_actions(agent, num_steps)
+    noise = standard_normal(agent, num_steps, agent.env_config.num_envs, agent.action_size)
+    policy = agent.policy
+    return lambda observation, step: shape_actions(
+        agent, squashed_gaussian_array(policy(observation), noise[step])
+    )
+
+
+def act_squashed(agent: Agent, observation: TensorObservation, deterministic: bool) -> Array:
+    """Return the squashed mean of the actor's Gaussians, or samples of them."""
+    with torch.no_grad():
+        parameters = agent.actor(normalize(agent, observation)).cpu()
+    if deterministic:
+        return shape_actions(agent, squashed_mode(parameters).numpy())
+    noise = standard_normal(agent, len(parameters), agent.action_size)
+    return shape_actions(agent, squashed_gaussian_array(parameters.numpy(), noise))
+
+
 def standard_normal(agent: Agent, *shape: int) -> Array:
     """Return exploration noise from the run's own stream, float32."""
     return agent.streams.numpy("exploration").standard_normal(shape, dtype=np.float32)
+
+
+def box_source(agent: Agent, collector: Collector) -> OffPolicySource:
+    """Return the experience source; have the agent act by a lean function, its `policy`."""
+    with agent.precision_context():
+        agent.policy = agent.actor.acting_function(agent.observation_normalizer)
+    return make_source(agent, collector)
 
 
 def greedy_policy(

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lightning_rl.buffers.frames import make_replay
 from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Replay, Transitions
 from lightning_rl.buffers.rollout import Rollout
@@ -153,6 +154,15 @@ class OffPolicySource(ExperienceSource):
             self.replay.cut(self.collector.env.num_envs)
 
 
+def make_source(agent: Agent, collector: Collector) -> OffPolicySource:
+    """Return the source of an agent that has no replay buffer of its own kind."""
+    spaces = agent.observation_space, agent.action_space
+    replay = make_replay(agent.env_config, agent.capacity, *spaces)
+    return OffPolicySource(
+        agent, collector, replay, agent.train_frequency, agent.env_steps_per_iteration
+    )
+
+
 def prepare_minibatch(agent: Agent, minibatch: Transitions) -> dict[str, Any]:
     """Return a minibatch on the agent's device, its rewards normalised if the run does that.
 
@@ -181,3 +191,9 @@ def unit_env_steps(num_envs: int, train_frequency: int, env_steps_per_iteration:
     """Return the env steps of one unit: a whole number of rounds of collecting and updating."""
     round_env_steps = steps_per_round(num_envs, train_frequency) * num_envs
     return max(1, env_steps_per_iteration // round_env_steps) * round_env_steps
+
+
+def agent_unit(agent: Agent) -> int:
+    """Return `unit_env_steps` of an agent's own settings."""
+    num_envs = agent.env_config.num_envs
+    return unit_env_steps(num_envs, agent.train_frequency, agent.env_steps_per_iteration)

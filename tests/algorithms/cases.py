@@ -30,6 +30,23 @@ class Case:
     metrics: tuple[str, ...] = ("rollout/mean_reward", "train/grad_norm", "train/learning_rate")
 
 
+def _continuous(*metrics: str) -> Case:
+    """Return the entry of an off-policy algorithm for Box actions."""
+    return Case(
+        {
+            "learning_starts": 16,
+            "batch_size": 16,
+            "hidden_sizes": (16,),
+            "env_steps_per_iteration": 32,
+        },
+        env="Pendulum-v1",
+        probe={"action": "box"},
+        gradient_steps=32,
+        network="actor",
+        metrics=(*Case.metrics, "train/td_loss", *metrics),
+    )
+
+
 NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
 CASES: dict[str, Case] = {
     "PPO": Case(
@@ -42,19 +59,9 @@ CASES: dict[str, Case] = {
         gradient_steps=8,
         network="network",
     ),
-    "SAC": Case(
-        {
-            "learning_starts": 16,
-            "batch_size": 16,
-            "hidden_sizes": (16,),
-            "env_steps_per_iteration": 32,
-        },
-        env="Pendulum-v1",
-        probe={"action": "box"},
-        gradient_steps=32,
-        network="actor",
-        metrics=(*Case.metrics, "train/td_loss", "train/alpha"),
-    ),
+    "DDPG": _continuous(),
+    "SAC": _continuous("train/alpha"),
+    "TD3": _continuous(),
 }
 
 

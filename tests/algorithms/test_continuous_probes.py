@@ -12,7 +12,9 @@ import torch
 from gymnasium import spaces
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.algorithms.ddpg import DDPG
 from lightning_rl.algorithms.sac import SAC
+from lightning_rl.algorithms.td3 import TD3
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import OBSERVATION_SPACES, PROBES, ObservationActionEnv, ProbeEnv
 from lightning_rl.errors import ConfigError
@@ -32,7 +34,11 @@ COMMON = {
     "compile": False,
     "seed": 1,
 }
-QUICK: dict[type[Algorithm], dict[str, Any]] = {SAC: {**COMMON, "alpha": 0.01}}
+QUICK: dict[type[Algorithm], dict[str, Any]] = {
+    DDPG: {**COMMON, "exploration_noise": 0.3},
+    SAC: {**COMMON, "alpha": 0.01},
+    TD3: {**COMMON, "exploration_noise": 0.3, "target_noise": 0.05},
+}
 EVERY = pytest.mark.parametrize("cls", list(QUICK))
 
 
@@ -124,7 +130,7 @@ def test_the_end_of_the_task_is_not_bootstrapped_through(fit: Fit, cls: Any):
 @pytest.mark.parametrize("kind", ["box", "dict"])
 def test_observations_and_actions_are_learned_together(fit: Fit, cls: Any, kind: str):
     assert kind in OBSERVATION_SPACES
-    agent = cls(probe("ObservationAction", observation=kind, action="box"), 768, **QUICK[cls])
+    agent = cls(probe("ObservationAction", observation=kind, action="box"), 1024, **QUICK[cls])
     fit(agent)
     # Always the middle scores 0.75, the wrong one of two answers 0.
     assert score(agent, ObservationActionEnv(observation=kind, action="box")) > 0.95

@@ -153,8 +153,13 @@ class EnvConfig:
             env = FreshWorld(env)
         for wrapper in self.wrappers:
             env = _wrap(env, wrapper, evaluation)
+        if not self.frame_stack:
+            return env
+        # The stack copies the space's generator, which would be seeded from the clock otherwise and
+        # make the saved states of equal runs differ.
+        env.observation_space.seed(0)
         # Last, so that wrappers that make the frames come before what stacks them.
-        return FrameStackObservation(env, self.frame_stack) if self.frame_stack else env
+        return FrameStackObservation(env, self.frame_stack)
 
     def make_vector(self, num_envs: int) -> VectorEnv:
         """Build the id's own batched implementation with `num_envs` rows.

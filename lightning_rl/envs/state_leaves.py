@@ -223,6 +223,17 @@ def _decode_mujoco(payload: Any, current: Any) -> Any:
     return current
 
 
+def _is_ale(value: Any) -> bool:
+    """Whether `value` is an emulator whose state can be cloned in full.
+
+    With sticky actions the clone lacks the action that may be repeated next, and about one restored
+    run in ten goes elsewhere; `AtariPreprocessing` therefore repeats actions itself.
+    """
+    if not is_named(value, "ale_py", "ALEInterface"):
+        return False
+    return value.getFloat("repeat_action_probability") == 0.0
+
+
 def _encode_ale(emulator: Any) -> str:
     return _text(emulator.cloneState(include_rng=True).serialize())
 
@@ -269,6 +280,6 @@ LEAVES: dict[str, Leaf] = {
     "mujoco": Leaf(
         lambda value: is_named(value, "mujoco", "MjData"), _encode_mujoco, _decode_mujoco
     ),
-    "ale": Leaf(lambda value: is_named(value, "ale_py", "ALEInterface"), _encode_ale, _decode_ale),
+    "ale": Leaf(_is_ale, _encode_ale, _decode_ale),
 }
 """Tag to kind; the first that matches is taken."""

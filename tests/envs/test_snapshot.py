@@ -102,9 +102,17 @@ def test_a_state_goes_through_a_file_into_another_instance(identifier: str) -> N
         assert snapshot_env(target) == snapshot_env(source)
 
 
-def test_atari_is_exact() -> None:
+@pytest.mark.parametrize(
+    ("identifier", "level"),
+    [
+        ("PongNoFrameskip-v4", "exact"),
+        # The emulator's state lacks the sticky action: about one restored run in ten differed.
+        ("ALE/Pong-v5", "replay"),
+    ],
+)
+def test_atari_is_exact_without_the_emulators_sticky_actions(identifier: str, level: str) -> None:
     gym.register_envs(pytest.importorskip("ale_py"))
-    assert probe_snapshot_level(partial(make, "ALE/Pong-v5"), seed=1) == "exact"
+    assert probe_snapshot_level(partial(make, identifier), seed=1) == level
 
 
 def test_equal_states_of_mujoco_are_equal_bytes_after_different_lives() -> None:

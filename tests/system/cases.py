@@ -102,6 +102,18 @@ PARTS = {
     "epsilon_start": 0.0,
     "epsilon_end": 0.0,
 }
+# Small images, so that the network is quick; lives end episodes, and the replay keeps frames.
+ATARI = {
+    "kwargs": {"frameskip": 1, "obs_type": "grayscale"},
+    "wrappers": [
+        {
+            "class_path": "lightning_rl.envs.atari.AtariPreprocessing",
+            "init_args": {"screen_size": 36},
+        }
+    ],
+    "frame_stack": 3,
+    "normalize_observation": False,
+}
 SHORT_EPISODES = {"max_episode_steps": 60}
 RUNS = {
     "ppo-cartpole": ppo("CartPole-v1", "linear"),
@@ -116,6 +128,15 @@ RUNS = {
 }
 FURTHER = {
     "dqn-all-parts": dqn("CartPole-v1", num_envs=2).changed(**PARTS),
+}
+# An emulator takes a while to reset: fewer evaluations, and fewer kills.
+IMAGES = {
+    "dqn-breakout": replace(
+        dqn("ALE/Breakout-v5", num_envs=2, **ATARI, max_episode_steps=90).changed(
+            total_env_steps=6 * 100, capacity=250, gradient_steps=1
+        ),
+        trainer={"eval_every_env_steps": 300, "limit_val_batches": 2},
+    )
 }
 ASYNC = {
     "ppo-cartpole-async": ppo("CartPole-v1", "linear", vectorization="async"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.cases import ASYNC, FURTHER, RUNS, VARIANTS
+from tests.system.cases import ASYNC, FURTHER, IMAGES, RUNS, VARIANTS
 from tests.system.fork_server import (
     KILLED,
     Run,
@@ -65,6 +65,12 @@ def test_sigkill_with_environments_in_processes(name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", VARIANTS)
 def test_sigkill_of_runs_with_other_settings(name: str, tmp_path: Path) -> None:
     check_kills(VARIANTS[name], tmp_path, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMAGES)
+def test_sigkill_with_images(name: str, tmp_path: Path) -> None:
+    check_kills(IMAGES[name], tmp_path, 3)
 
 
 @pytest.mark.slow

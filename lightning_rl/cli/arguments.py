@@ -36,15 +36,20 @@ OWN_OPTIONS = {
         *("config", "trust", "help", "dry_run", "workers", "reference", "run.root"),
         *("name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
     ),
+    "runs": (
+        *("help", "trust", "root", "json", "status", "algorithm", "env", "older_than", "sort"),
+        *("limit", "metric", "agent_id", "min_episode", "max_episode", "source", "sql", "yes"),
+        "lines",
+    ),
     "list": ("help", "trust"),
 }
 """The options of each command that are not part of the configuration."""
 
-PLAIN = ("export", "study", "list")
+PLAIN = ("export", "study", "runs", "list")
 """Commands that take no run's configuration."""
 
-_FLAGS = ("help", "dry_run", "print_config", "wandb", "new_version", "version")
-_REPEATABLE = ("config", "trust", "allow_change")
+_FLAGS = ("help", "json", "yes", "dry_run", "print_config", "wandb", "new_version", "version")
+_REPEATABLE = ("config", "metric", "trust", "allow_change")
 _SHORT = {"-c": "--config", "-h": "--help"}
 
 

@@ -122,6 +122,13 @@ def show_list(request: Request) -> int:
     return say(listing(request.positionals[0]))
 
 
+def runs(request: Request) -> int:
+    """Show, compare and remove runs."""
+    from lightning_rl.cli.runs import runs as do_runs  # and with it rich
+
+    return do_runs(request)
+
+
 COMMANDS: dict[str, Callable[[Request], int]] = {
     "fit": fit,
     "resume": resume,
@@ -131,6 +138,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "record": record,
     "export": export,
     "study": study,
+    "runs": runs,
     "list": show_list,
 }
 

@@ -1,0 +1,298 @@
+"""`lightning-rl runs`: what there is, how it went, side by side, and away with it."""
+
+from __future__ import annotations
+
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning_rl.cli.arguments import Request
+from lightning_rl.cli.shared import say
+from lightning_rl.cli.tables import printable, say_json, seconds, show_table
+from lightning_rl.cli.yaml_check import parse_scalar, read_document
+from lightning_rl.errors import ConfigError, check_choice, did_you_mean
+from lightning_rl.runs.catalog import (
+    STATUSES,
+    RunSummary,
+    age_s,
+    find_run,
+    find_runs,
+    is_locked,
+    read_json,
+    remove_run,
+    size_bytes,
+    summarize,
+)
+
+SORT_KEYS = ("created", "best_reward", "last_reward", "env_steps", "wall_time_s", "directory")
+QUERY_LIMIT = 1_000
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_HIDDEN = ("run.root", "run.experiment", "run.name", "run.new_version", "run.description")
+
+
+def runs(request: Request) -> int:
+    """Do what the first word says."""
+    action, *names = request.positionals or ["list"]
+    if action not in ACTIONS:
+        hint = did_you_mean(action, ACTIONS) or f"; expected one of {', '.join(ACTIONS)}"
+        raise ConfigError(f"runs: unknown action {action!r}{hint}")
+    function, allowed = ACTIONS[action]
+    for option in request.own:
+        if option not in (*allowed, "root", "json", "help", "trust"):
+            owners = ", ".join(name for name, (_, own) in ACTIONS.items() if option in own)
+            raise ConfigError(f"--{option} is an option of runs {owners}, not of runs {action}")
+    return function(request, names)
+
+
+def _list(request: Request, names: list[str]) -> int:
+    """One line per run, newest last."""
+    root = Path(names[0]) if names else _root(request)
+    key = request.own.get("sort", "created")
+    check_choice("--sort", key, SORT_KEYS)
+    found = [run for run in map(summarize, find_runs(root)) if _is_wanted(request, run)]
+    found.sort(key=lambda run: ((value := getattr(run, key)) is not None, value))
+    found = found[-_number(request, "limit", len(found) or 1) :]
+    if request.own.get("json"):
+        return say_json([run.to_dict() for run in found])
+    if not found:
+        return say(f"no runs in {printable(root)}")
+    columns = ["run", "status", "algorithm", "environment", "seed", "env steps", "of"]
+    columns += ["best eval", "at", "last eval", "training", "time", "created"]
+    show_table(columns, [_row(run, root) for run in found])
+    for run in found:
+        if run.error:
+            say(f"  {printable(_short(run, root))}: {printable(run.error)}")
+    return 0
+
+
+def _row(run: RunSummary, root: Path) -> list[Any]:
+    created = (run.created or "-")[:16].replace("T", " ")
+    return [
+        *(_short(run, root), run.status, run.algorithm, run.environment, str(run.seed)),
+        *(run.env_steps, run.budget, run.best_reward, run.best_env_steps, run.last_reward),
+        *(run.training_reward, seconds(run.wall_time_s), created),
+    ]
+
+
+def _show(request: Request, names: list[str]) -> int:
+    """Everything about one run."""
+    directory = _one(request, names, "show")
+    summary = summarize(directory)
+    record = _read(directory / "run.json")
+    metrics = _read(directory / "metrics.json")
+    files = {
+        folder: sorted(path.name for path in (directory / folder).glob("*") if path.is_file())
+        for folder in ("checkpoints", "videos", "replays")
+    }
+    results = _read(directory / "results.json")
+    if request.own.get("json"):
+        content = {"summary": summary.to_dict(), "run": record, "metrics": metrics}
+        return say_json({**content, "results": results or None, "files": files})
+    facts = {**summary.to_dict(), "size": f"{size_bytes(directory) / 1e6:,.1f} MB"}
+    for name in ("versions", "hardware"):
+        part = record.get(name)
+        facts[name] = ", ".join(f"{k} {v}" for k, v in part.items()) if part else None
+    facts["env_snapshot_level"] = record.get("env_snapshot_level")
+    facts["command"] = " ".join(map(str, record.get("command") or []))
+    facts["checkpoints"] = files["checkpoints"]
+    facts |= {f"{name}": f"{len(files[name])} files" for name in ("videos", "replays")}
+    show_table(["", ""], [[key, value] for key, value in facts.items()])
+    final = metrics.get("final")
+    if isinstance(final, dict) and final:
+        show_table(["metric", "last value"], sorted(final.items()))
+    if results:
+        shown = {k: v for k, v in results.items() if isinstance(v, (int, float))}
+        show_table(["test", ""], shown.items())
+    return 0
+
+
+def _compare(request: Request, names: list[str]) -> int:
+    """Where configurations differ, and how the runs did."""
+    if len(names) < 2:
+        raise ConfigError("runs compare: expected at least two runs, as in `runs compare a b`")
+    directories = [find_run(name, _root(request)) for name in names]
+    settings = [_settings(directory) for directory in directories]
+    keys = list(dict.fromkeys(key for part in settings for key in part))
+    differing = [k for k in keys if len({repr(part.get(k)) for part in settings}) > 1]
+    summaries = [summarize(directory) for directory in directories]
+    outcomes = ["status", "env_steps", "best_reward", "best_env_steps", "last_reward"]
+    outcomes += ["training_reward", "episodes", "wall_time_s"]
+    rows = {name: [getattr(run, name) for run in summaries] for name in outcomes}
+    for tag in request.own.get("metric", []):
+        finals = [_read(directory / "metrics.json").get("final") for directory in directories]
+        rows[tag] = [part.get(tag) if isinstance(part, dict) else None for part in finals]
+    different = {key: [part.get(key) for part in settings] for key in differing}
+    if request.own.get("json"):
+        listed = [str(directory) for directory in directories]
+        return say_json({"runs": listed, "settings": different, "outcomes": rows})
+    columns = ["", *(printable(directory.name) for directory in directories)]
+    show_table(columns, [[key, *values] for key, values in different.items()], "settings")
+    show_table(columns, [[key, *values] for key, values in rows.items()], "outcomes")
+    return 0
+
+
+def _query(request: Request, names: list[str]) -> int:
+    """Rows of metrics.db, by filters or by SQL."""
+    directory = _one(request, names, "query")
+    from lightning_rl.loggers.database import open_read_only, query_metrics
+
+    file = directory / "metrics.db"
+    limit = _number(request, "limit", QUERY_LIMIT)
+    try:
+        if "sql" in request.own:
+            with open_read_only(file) as connection:
+                connection.execute("PRAGMA trusted_schema = 0")  # of a file from elsewhere
+                connection.set_authorizer(_may_read)
+                cursor = connection.execute(request.own["sql"])
+                columns = [column[0] for column in cursor.description or []]
+                rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchmany(limit)]
+        else:
+            own, tags = request.own, request.own.get("metric", [None])
+            low, high = (_optional(request, name) for name in ("min_episode", "max_episode"))
+            found = query_metrics(file, own.get("agent_id"), tags[-1], low, high, own.get("source"))
+            rows = found[-limit:]
+            columns = list(rows[0]) if rows else []
+    except FileNotFoundError:
+        raise ConfigError(f"{directory} has no metrics.db") from None
+    except (sqlite3.Error, sqlite3.Warning, OSError) as error:
+        raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
+    if request.own.get("json"):
+        return say_json(rows)
+    if not rows:
+        return say("no rows")
+    show_table([printable(name) for name in columns], [list(row.values()) for row in rows])
+    return 0
+
+
+def _prune(request: Request, names: list[str]) -> int:
+    """Remove runs; those that are running stay."""
+    root = _root(request)
+    if not names and not {"status", "older_than"} & request.own.keys():
+        raise ConfigError("runs prune: expected runs, --status failed,killed or --older_than 30d")
+    found = [find_run(name, root) for name in names] or find_runs(root)
+    chosen = [run for run in map(summarize, found) if names or _is_wanted(request, run)]
+    kept = [run for run in chosen if is_locked(Path(run.directory))]
+    chosen = [run for run in chosen if run not in kept]
+    for run in kept:
+        say(f"kept, since it is running: {printable(run.directory)}")
+    if not chosen:
+        return say("nothing to remove")
+    sizes = [size_bytes(Path(run.directory)) for run in chosen]
+    for run, size in zip(chosen, sizes, strict=True):
+        say(f"{printable(run.directory)}  {run.status}  {size / 1e6:,.1f} MB")
+    question = f"remove {len(chosen)} runs with all their files, {sum(sizes) / 1e6:,.1f} MB?"
+    if not request.own.get("yes"):
+        if not sys.stdin.isatty():
+            raise ConfigError(f"{question} Nobody can be asked here; add --yes")
+        sys.stdout.write(f"{question} [y/N] ")
+        sys.stdout.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            return say("nothing was removed")
+    for run in chosen:
+        remove_run(Path(run.directory))
+    return say(f"removed {len(chosen)} runs")
+
+
+def _tail(request: Request, names: list[str]) -> int:
+    """The newest rows of a run, and each new one while it goes on."""
+    from lightning_rl.cli.tail import follow
+
+    lines = _number(request, "lines", 10)
+    return follow(_one(request, names, "tail"), lines, bool(request.own.get("json")))
+
+
+ACTIONS: dict[str, tuple[Callable[[Request, list[str]], int], tuple[str, ...]]] = {
+    "list": (_list, ("status", "algorithm", "env", "older_than", "sort", "limit")),
+    "show": (_show, ()),
+    "compare": (_compare, ("metric",)),
+    "query": (
+        _query,
+        ("agent_id", "metric", "min_episode", "max_episode", "source", "sql", "limit"),
+    ),
+    "prune": (_prune, ("status", "algorithm", "env", "older_than", "yes")),
+    "tail": (_tail, ("lines",)),
+}
+
+
+def _may_read(action: int, *_: Any) -> int:
+    """Let SQLite read and compute; not write, attach files or change settings."""
+    allowed = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION)
+    recursive = action == sqlite3.SQLITE_RECURSIVE
+    return sqlite3.SQLITE_OK if action in allowed or recursive else sqlite3.SQLITE_DENY
+
+
+def _root(request: Request) -> Path:
+    return Path(request.own.get("root", "logs")).expanduser()
+
+
+def _one(request: Request, names: list[str], action: str) -> Path:
+    if len(names) != 1:
+        raise ConfigError(f"runs {action}: expected one run, as in `runs {action} logs/a/b`")
+    return find_run(names[0], _root(request))
+
+
+def _is_wanted(request: Request, run: RunSummary) -> bool:
+    own = request.own
+    statuses = own.get("status", "").split(",") if "status" in own else []
+    for status in statuses:
+        check_choice("--status", status, STATUSES)
+    return (
+        (not statuses or run.status in statuses)
+        and own.get("algorithm", run.algorithm or "").lower() == (run.algorithm or "").lower()
+        and own.get("env", run.environment) == run.environment
+        and age_s(run) >= _duration(request)
+    )
+
+
+def _duration(request: Request) -> float:
+    text = request.own.get("older_than")
+    if text is None:
+        return -float("inf")
+    number = parse_scalar(text[:-1])
+    if text[-1:] not in _UNITS or not isinstance(number, (int, float)) or number < 0:
+        raise ConfigError(f"--older_than: expected a time such as 12h or 30d, got {text!r}")
+    return float(number) * _UNITS[text[-1]]
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    value = parse_scalar(request.own.get(name, str(default)))
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"--{name}: expected a whole number above 0, got {request.own[name]!r}")
+    return value
+
+
+def _optional(request: Request, name: str) -> int | None:
+    return _number(request, name, 1) if request.own.get(name, "0") != "0" else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        say(f"{printable(error)}")
+        return {}
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """Return the resolved configuration as dotted names, without what every run has of its own."""
+    leaves: dict[str, Any] = {}
+
+    def walk(value: Any, path: tuple[str, ...]) -> None:
+        if isinstance(value, dict) and value:
+            for key, item in value.items():
+                walk(item, (*path, str(key)))
+        else:
+            leaves[".".join(part for part in path if part != "init_args")] = value
+
+    try:
+        walk(read_document(directory / "config.yaml").data, ())
+    except ConfigError as error:
+        say(f"{printable(error)}")
+    return {key: value for key, value in leaves.items() if key not in _HIDDEN}
+
+
+def _short(run: RunSummary, root: Path) -> str:
+    path = Path(run.directory)
+    return str(path.relative_to(root)) if path.is_relative_to(root) and path != root else str(path)

@@ -30,7 +30,7 @@ def test_a_configuration_is_valid(name: str) -> None:
     check_document(document)
     model = document.data["model"]
     algorithm = name.split("/")[0]
-    assert model["class_path"].rsplit(".", 1)[-1].lower() == algorithm
+    assert model["class_path"].rsplit(".", 1)[-1].lower() == algorithm.replace("_", "")
     assert model["init_args"]["env"]["id"]
     assert model["init_args"].keys() & {"total_env_steps", "total_episodes"}
     assert "seed_everything" in document.data

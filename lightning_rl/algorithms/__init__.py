@@ -3,8 +3,21 @@
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.algorithms.ddpg import DDPG
 from lightning_rl.algorithms.dqn import DQN
+from lightning_rl.algorithms.expected_sarsa import ExpectedSARSA
 from lightning_rl.algorithms.ppo import PPO
+from lightning_rl.algorithms.q_learning import QLearning
 from lightning_rl.algorithms.sac import SAC
+from lightning_rl.algorithms.sarsa import SARSA
 from lightning_rl.algorithms.td3 import TD3
 
-__all__ = ["DDPG", "DQN", "PPO", "SAC", "TD3", "Algorithm"]
+__all__ = [
+    "DDPG",
+    "DQN",
+    "PPO",
+    "SAC",
+    "SARSA",
+    "TD3",
+    "Algorithm",
+    "ExpectedSARSA",
+    "QLearning",
+]

@@ -49,7 +49,7 @@ def algorithms() -> dict[str, str]:
 
 
 def resolve_algorithm(name: Any) -> str:
-    """Return the full class path of an algorithm given by name, in any case, or by path.
+    """Return the full class path of an algorithm by name, in any case, `a_b` for `AB`, or by path.
 
     Raises:
         ConfigError: If there is no such algorithm (the nearest is named), or its package is not
@@ -58,7 +58,7 @@ def resolve_algorithm(name: Any) -> str:
     if not isinstance(name, str):
         raise ConfigError(f"expected the name of an algorithm, got {_show(name)}")
     by_name = {key.lower(): path for key, path in algorithms().items()}
-    short = name.rsplit(".", 1)[-1].lower()
+    short = name.rsplit(".", 1)[-1].lower().replace("_", "")
     if short in by_name and (name.startswith("lightning_rl.") or "." not in name):
         return by_name[short]
     if "." not in name or name.startswith("lightning_rl."):

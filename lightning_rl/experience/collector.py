@@ -139,7 +139,7 @@ class Collector:
                 self._end_episodes(env.ended, rollout, step)
             rollout.cursor = step + 1
         rollout.write_observation(rollout.num_steps, env.observation)
-        self._check_finite(rollout)
+        self.check_finite(rollout)
 
     def take_log(self) -> dict[str, float]:
         """Return the means of what environments put into `info["log"]` since the last call."""
@@ -217,8 +217,12 @@ class Collector:
                 self._log_counts[key] = self._log_counts.get(key, 0) + 1
 
     @np.errstate(invalid="ignore")  # of infinities of both signs in one sum
-    def _check_finite(self, rollout: Rollout) -> None:
-        """Stop before anything that is not finite reaches a buffer, a normaliser or an update."""
+    def check_finite(self, rollout: Rollout) -> None:
+        """Stop before anything that is not finite reaches a buffer, a normaliser or an update.
+
+        Raises:
+            TrainingFailed: Names the environment, its row and the env step.
+        """
         # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on
         # float32 values), and costs a fraction of `isfinite(x).all()`.
         if not np.isfinite(rollout.reward.sum(dtype=np.float64)):
@@ -240,7 +244,7 @@ class Collector:
                     )
 
     def _not_finite(self, what: str, step: int, row: int, rollout: Rollout) -> TrainingFailed:
-        at = self.env_steps - (rollout.num_steps - int(step)) * self.env.num_envs
+        at = self.env_steps - (rollout.cursor - int(step)) * self.env.num_envs
         return TrainingFailed(
             f"environment {self.env.config.name} (row {row}) returned {what} that is not finite "
             f"near env step {at}; training stopped before it was learned from, and the last saved "

@@ -51,12 +51,12 @@ class RunHooks(EvaluationHooks):
     @property
     def env_steps(self) -> int:
         """Transitions collected, over all environments and ranks."""
-        return self.source.env_steps if self.source else self.state.env_steps
+        return self.source.env_steps if self.source is not None else self.state.env_steps
 
     @property
     def episodes(self) -> int:
         """Training episodes finished, over all environments and ranks."""
-        return self.source.episodes if self.source else self.state.episodes
+        return self.source.episodes if self.source is not None else self.state.episodes
 
     @property
     def total_env_steps(self) -> int | None:

@@ -113,8 +113,9 @@ def run_training_and_execution(
 
 def _algorithm_class(name: str) -> type[Algorithm]:
     names = {choice.lower(): choice for choice in algorithms.__all__ if choice != "Algorithm"}
-    if name.lower() in names:
-        return getattr(algorithms, names[name.lower()])  # type: ignore[no-any-return]
+    plain = name.lower().replace("_", "")
+    if plain in names:
+        return getattr(algorithms, names[plain])  # type: ignore[no-any-return]
     if "." not in name:
         hint = did_you_mean(name, names.values())
         known = ", ".join(sorted(names.values()))

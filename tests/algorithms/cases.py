@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from lightning_rl import algorithms
+from lightning_rl.envs.probe_base import OBSERVATION_SPACES
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Case:
             algorithm that never compiles.
         network: Constructor argument that takes a network class; None when there is none.
         metrics: Tags that stand in every logged row.
+        is_table: Whether it learns a table: of discrete observations as they are, from the same
+            numbers whatever the seed.
     """
 
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -28,6 +33,18 @@ class Case:
     gradient_steps: int | None = 1
     network: str | None = None
     metrics: tuple[str, ...] = ("rollout/mean_reward", "train/grad_norm", "train/learning_rate")
+    is_table: bool = False
+
+    @property
+    def observations(self) -> list[str]:
+        """Kinds of observation of the probes that it can learn from."""
+        return ["discrete", "multi_discrete", "multi_binary"] if self.is_table else EVERY_KIND
+
+    def varied(self, agent: Any) -> Any:
+        """Return the agent, a table filled with numbers that differ, as networks' weights do."""
+        if self.is_table:
+            agent.table.values.normal_(generator=torch.Generator().manual_seed(0))
+        return agent
 
 
 def _continuous(*metrics: str) -> Case:
@@ -47,6 +64,15 @@ def _continuous(*metrics: str) -> Case:
     )
 
 
+EVERY_KIND = sorted(OBSERVATION_SPACES)
+TABLE = Case(
+    {"env_steps_per_iteration": 32, "epsilon_start": 0.5},
+    env="Taxi-v4",
+    probe={"observation": "discrete"},
+    gradient_steps=None,
+    metrics=("rollout/mean_reward", "train/td_loss", "train/learning_rate"),
+    is_table=True,
+)
 NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
 CASES: dict[str, Case] = {
     "PPO": Case(
@@ -62,6 +88,9 @@ CASES: dict[str, Case] = {
     "DDPG": _continuous(),
     "SAC": _continuous("train/alpha"),
     "TD3": _continuous(),
+    "QLearning": TABLE,
+    "SARSA": TABLE,
+    "ExpectedSARSA": TABLE,
 }
 
 

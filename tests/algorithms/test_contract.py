@@ -19,6 +19,7 @@ from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.callbacks.base import EventCallback
 from lightning_rl.errors import TrainingFailed
 from lightning_rl.functional.compilation import AUTO_GRADIENT_STEPS
+from lightning_rl.runs.export_check import trial_observations
 from tests.algorithms.cases import CASES, NAMES
 
 Fit = Callable[..., pl.Trainer]
@@ -54,7 +55,8 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(make: Any, fit: Fit):
 
 def test_networks_begin_alike_with_the_same_seed(make: Any):
     assert torch.equal(weights(make(seed=3)), weights(make(seed=3)))
-    assert not torch.equal(weights(make(seed=3)), weights(make(seed=4)))
+    # A table begins with one number everywhere.
+    assert torch.equal(weights(make(seed=3)), weights(make(seed=4))) is make.case.is_table
 
 
 def test_a_missing_seed_is_that_of_seed_everything_or_drawn(make: Any, monkeypatch: Any):
@@ -72,9 +74,8 @@ def test_a_missing_seed_is_that_of_seed_everything_or_drawn(make: Any, monkeypat
 
 def test_the_policy_module_acts_as_the_agent_does(make: Any):
     """It is what `lightning-rl export` writes."""
-    agent = make().eval()
-    size = agent.observation_space.shape[0]
-    observation = torch.randn(500, size) * torch.tensor([2.0, 10.0, 0.2, 1e6])[:size]
+    agent = make.case.varied(make()).eval()
+    observation = trial_observations(agent.observation_space, 500)
     with torch.no_grad():
         action = agent.policy_module()(observation).numpy()
     assert np.array_equal(action, agent.act(observation))

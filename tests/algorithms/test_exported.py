@@ -45,7 +45,7 @@ EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in 
 
 @pytest.mark.parametrize("make", EVERY, indirect=True)
 def test_ten_thousand_observations(make: Any, tmp_path: Path) -> None:
-    agent = make().eval()
+    agent = make.case.varied(make()).eval()
     observation = trial_observations(agent.observation_space, 10_000, seed=5)
     export_policy(agent, tmp_path / "policy.onnx")
 

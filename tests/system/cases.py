@@ -92,6 +92,26 @@ def continuous(algorithm: str, env_id: str, **agent: Any) -> Run:
     )
 
 
+def tabular(algorithm: str, **agent: Any) -> Run:
+    """A run of 12 chunks that learn at every step, evaluated every third."""
+    return Run(
+        root="",
+        algorithm=algorithm,
+        agent={
+            "env": {"id": "Taxi-v4", "num_envs": 2, "max_episode_steps": 30},
+            "total_env_steps": 12 * 100,
+            "seed": 3,
+            "learning_rate_schedule": "linear",
+            "epsilon_start": 0.8,
+            "env_steps_per_iteration": 100,
+            **agent,
+        },
+        trainer={"eval_every_env_steps": 300},
+        checkpoint=CHECKPOINT,
+        patience=99,
+    )
+
+
 PARTS = {
     "double": True,
     "dueling": True,
@@ -128,6 +148,9 @@ RUNS = {
 }
 FURTHER = {
     "dqn-all-parts": dqn("CartPole-v1", num_envs=2).changed(**PARTS),
+    "q-learning-double": tabular("QLearning", double=True, epsilon_decay_episodes=40),
+    "sarsa": tabular("SARSA"),
+    "expected-sarsa": tabular("ExpectedSARSA"),
 }
 # An emulator takes a while to reset: fewer evaluations, and fewer kills.
 IMAGES = {

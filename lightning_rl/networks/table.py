@@ -1,0 +1,148 @@
+"""A table of action values: one number for every discrete observation and action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from lightning_rl.errors import ConfigError
+from lightning_rl.functional.trees import tree_items
+from lightning_rl.types import Array, Observation, TensorObservation
+
+MAX_ENTRIES = 2**27
+"""Action values that a table may hold, 1 GiB of them."""
+
+SUPPORTED = "Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these"
+
+
+class QTable(nn.Module):
+    """Action values `(tables, S, A)` float64 of S observations and A actions.
+
+    An observation of several integers has one row for each of their combinations (a mixed-radix
+    number, the last integer counting fastest). The values are a parameter that no gradient reaches.
+    They stay in main memory whatever device the module is moved to: they are read and written one
+    at a time between env steps.
+
+    Attributes:
+        values: The parameter.
+        arrays: Each table as a NumPy view `(S, A)` of it.
+
+    Args:
+        observation_space: A leaf space or a flat Dict.
+        action_space: Discrete.
+        owner: Name of the algorithm, for messages.
+        num_tables: Tables that learn side by side; acting uses their mean.
+        initial_value: Of every entry.
+
+    Raises:
+        ConfigError: For spaces that no table can be made of, or a table of more than `MAX_ENTRIES`.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        owner: str,
+        num_tables: int = 1,
+        initial_value: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(action_space, spaces.Discrete):
+            raise ConfigError(f"{owner} expects a Discrete action space, received {action_space}")
+        self._places = _places(observation_space, owner)
+        self.num_states = 1
+        for _, _, size, _ in self._places:
+            self.num_states *= size
+        self.num_actions = int(action_space.n)
+        entries = num_tables * self.num_states * self.num_actions
+        if entries > MAX_ENTRIES:
+            raise ConfigError(
+                f"{owner} expects a table of at most {MAX_ENTRIES:,} action values, received "
+                f"{self.num_states:,} observations x {self.num_actions} actions"
+                f"{' x 2 tables' if num_tables == 2 else ''} = {entries:,} "
+                f"({entries * 8 / 2**30:,.1f} GiB) for {observation_space}; use DQN"
+            )
+        shape = (num_tables, self.num_states, self.num_actions)
+        values = torch.full(shape, initial_value, dtype=torch.float64)
+        self.values = nn.Parameter(values, requires_grad=False)
+        self.arrays: list[Array] = list(self.values.numpy())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QTable:
+        """Change neither device nor dtype."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QTable:
+        """Return a copy whose views are of its own values."""
+        copied = self.__new__(type(self))
+        memo[id(self)] = copied
+        nn.Module.__init__(copied)
+        copied._places, copied.num_states = self._places, self.num_states
+        copied.num_actions = self.num_actions
+        copied.values = nn.Parameter(self.values.clone(), requires_grad=False)
+        copied.arrays = list(copied.values.numpy())
+        return copied
+
+    def index(self, observation: Observation | TensorObservation) -> Any:
+        """Return the rows `(...)` int64 of observations `(..., *obs_shape)`, arrays or tensors."""
+        total: Any = 0
+        leaves = {key: _integers(leaf) for key, leaf in tree_items(observation)}
+        for key, component, size, start in self._places:
+            leaf = leaves[key]
+            value = leaf if component is None else leaf[component]
+            total = total * size + (value - start if start else value)
+        return total
+
+    def rows(self, observation: Observation) -> list[int]:
+        """Return `index` of `(N, *obs_shape)` as a list, quickly for one Discrete space."""
+        if len(self._places) == 1 and not isinstance(observation, dict):
+            start, rows = self._places[0][3], observation.ravel().tolist()
+            return [row - start for row in rows] if start else rows
+        return self.index(observation).tolist()  # type: ignore[no-any-return]
+
+    def action_values(self, rows: Any) -> Array:
+        """Return the mean of the tables at `rows`, `(..., A)`."""
+        values: Array = np.mean([array[rows] for array in self.arrays], axis=0)
+        return values
+
+    def row_values(self, row: int) -> list[float]:
+        """Return the sum of the tables at one row, `A` numbers: between two env steps, quickly."""
+        values: list[float] = self.arrays[0][row].tolist()
+        for array in self.arrays[1:]:
+            values = [one + other for one, other in zip(values, array[row].tolist(), strict=True)]
+        return values
+
+    def forward(self, observation: TensorObservation) -> Tensor:
+        """Return the action values `(B, A)` of `(B, *obs_shape)`: the mean of the tables."""
+        return self.values.mean(0)[self.index(observation).to(self.values.device)]
+
+
+Place = tuple[str, tuple[Any, ...] | None, int, int]
+"""Key of a leaf, index of one integer in it (None for Discrete), how many values, the first."""
+
+
+def _places(space: spaces.Space, owner: str) -> list[Place]:
+    leaves = dict(space.spaces) if isinstance(space, spaces.Dict) else {"": space}
+    places: list[Place] = []
+    for key, leaf in leaves.items():
+        if isinstance(leaf, spaces.Discrete):
+            places.append((key, None, int(leaf.n), int(leaf.start)))
+        elif isinstance(leaf, spaces.MultiDiscrete | spaces.MultiBinary):
+            for component in np.ndindex(*leaf.shape):
+                index, size, start = (Ellipsis, *component), 2, 0
+                if isinstance(leaf, spaces.MultiDiscrete):
+                    size, start = int(leaf.nvec[component]), int(leaf.start[component])
+                places.append((key, index, size, start))
+        else:
+            raise ConfigError(
+                f"{owner} expects an observation space of {SUPPORTED}, received {space}; use DQN"
+            )
+    return places
+
+
+def _integers(leaf: Any) -> Any:
+    return leaf.long() if isinstance(leaf, Tensor) else leaf.astype(np.int64, copy=False)

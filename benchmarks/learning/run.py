@@ -26,12 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import yaml
 
 from benchmarks.learning.exact import greedy_value
 from benchmarks.learning.gates import GATES, TEST_EPISODES, Gate
 from benchmarks.learning.table import missed, render, result_path, update_document
+from lightning_rl.envs.config import EnvConfig
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT / "logs" / "learning"
@@ -126,7 +126,7 @@ def test(checkpoint: Path, env: str) -> dict[str, Any]:
             *("--episodes", str(TEST_EPISODES)),
         )
         results = json.loads(output.read_text())
-    limit = gymnasium.spec(env).max_episode_steps
+    limit = EnvConfig(env).spec().max_episode_steps
     lengths = results["episode_lengths"]
     if len(lengths) != TEST_EPISODES or (limit and max(lengths) > limit):
         raise RunError(

@@ -25,11 +25,11 @@ from lightning_rl.trust import trust
 DEFAULT_CONFIG = "ppo/cartpole"
 _COMMON = ("config", "trust", "help", "print_config")
 OWN_OPTIONS = {
-    "fit": (*_COMMON, "ckpt_path", "init_from", "wandb", "new_version"),
+    "fit": (*_COMMON, "ckpt_path", "init_from", "wandb", "new_version", "require_exact"),
     "validate": (*_COMMON, "ckpt_path", "episodes", "output"),
     "test": (*_COMMON, "ckpt_path", "episodes", "output"),
     "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
-    "resume": ("trust", "help", "allow_change", "wandb", "config"),
+    "resume": ("trust", "help", "allow_change", "wandb", "config", "require_exact"),
     "record": (*_COMMON, "ckpt_path", "replay", "episodes", "output"),
     "export": ("help", "trust", "ckpt_path", "format", "output"),
     "study": (
@@ -48,7 +48,10 @@ OWN_OPTIONS = {
 PLAIN = ("export", "study", "runs", "list")
 """Commands that take no run's configuration."""
 
-_FLAGS = ("help", "json", "yes", "dry_run", "print_config", "wandb", "new_version", "version")
+_FLAGS = (
+    *("help", "json", "yes", "dry_run", "print_config", "wandb"),
+    *("new_version", "require_exact", "version"),
+)
 _REPEATABLE = ("config", "metric", "trust", "allow_change")
 _SHORT = {"-c": "--config", "-h": "--help"}
 
@@ -228,7 +231,8 @@ def _store(request: Request, key: str, value: str | None) -> None:
 def _check_foreign(command: str, key: str) -> None:
     """Say which command has an option that this one has not."""
     owners = [name for name, options in OWN_OPTIONS.items() if key in options]
-    if owners:
+    # With a dot it is one of the configuration, which `study` has as its own.
+    if owners and "." not in key:
         raise ConfigError(f"--{key} is an option of {', '.join(owners)}, not of {command}")
     if command in PLAIN:
         raise ConfigError(f"unknown option --{key}{did_you_mean(key, OWN_OPTIONS[command])}")

@@ -32,12 +32,7 @@ def fit(request: Request) -> int:
     for name in ("ckpt_path", "init_from"):
         check_file(request, name)
     fit_documents(request)
-    new_version = request.own.get("new_version")
-    options = [
-        *(o.token for o in request.options),
-        *(["--run.new_version=true"] * bool(new_version)),
-    ]
-    cli = build(request, options)
+    cli = build(request, _tokens(request))
     if cli is None:
         return 0
     if request.own.get("init_from"):
@@ -58,7 +53,7 @@ def resume(request: Request) -> int:
     line = finished_line(request, saved)
     if line:
         return say(line)
-    cli = build(request, [option.token for option in request.options])
+    cli = build(request, _tokens(request))
     if cli is None:
         return 0
     forks = any(option.key == "run.name" for option in request.options)
@@ -67,6 +62,12 @@ def resume(request: Request) -> int:
     if saved.named is not None:
         cli.trainer.resume_from(saved.directory, saved.named)
     return _train(cli, saved.checkpoint)
+
+
+def _tokens(request: Request) -> list[str]:
+    """Return the options for the parser, with those that are short for others of `run`."""
+    flags = [name for name in ("new_version", "require_exact") if request.own.get(name)]
+    return [*(o.token for o in request.options), *(f"--run.{name}=true" for name in flags)]
 
 
 def evaluate(request: Request) -> int:

@@ -32,6 +32,7 @@ _OPTIONS = {
     "init_from": ("CKPT", "start from the weights of this checkpoint, and nothing else of it"),
     "wandb": ("", "log to Weights & Biases as well"),
     "new_version": ("", "if the run directory exists, take a free name beside it"),
+    "require_exact": ("", "refuse an environment whose state a resume could not restore"),
     "episodes": ("N", "episodes to play (default 100, of validate 20, of record 1)"),
     "replay": ("FILE", "a file of EpisodeReplays: play that episode again"),
     "output": ("PATH", "where the result is written (default: the run directory)"),

@@ -18,7 +18,7 @@ from lightning_rl.errors import ConfigError, nearest
 # Budget, intervals, loggers and devices; everything else would make it another run.
 _MAY_CHANGE = re.compile(
     r"model\.(total_env_steps|total_episodes)|"
-    r"run\.(name|description|tags|log_level)|"
+    r"run\.(name|description|tags|log_level|require_exact)|"
     r"trainer\.(max_\w+|min_\w+|eval_every_env_steps|eval_episodes|val_check_interval|"
     r"check_val_every_n_epoch|log_every_n_steps|limit_\w+|num_sanity_val_steps|enable_\w+|logger|"
     r"accelerator|devices|num_nodes|strategy|profiler|fast_dev_run|detect_anomaly|barebones)(\..*)?|"

@@ -85,6 +85,13 @@ def make_collector(agent: Agent) -> Collector:
         check_env(scratch, seed)
     if agent.snapshot_level is None:
         agent.snapshot_level = snapshot_level(config, seed)
+    run = getattr(agent.trainer, "run_config", None)  # a stock trainer has none
+    if agent.snapshot_level == "boundary" and run is not None and run.require_exact:
+        raise ConfigError(
+            f"run.require_exact: expected an environment whose state can be restored, received "
+            f"{config.name} (level boundary); leave the option out to resume without its open "
+            "episodes"
+        )
     return Collector(
         make_vector_env(config),
         agent.seed,

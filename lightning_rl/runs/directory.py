@@ -40,6 +40,8 @@ class RunConfig:
             episode), INFO, WARNING or ERROR.
         new_version: When the directory exists already, take the next free one of `<name>-v2`,
             `<name>-v3`, and so on.
+        require_exact: Refuse, before the first env step, an environment whose state cannot be
+            restored (`boundary`), with which a resumed run would not equal one never stopped.
 
     Raises:
         ConfigError: A name is not one plain path component, or there is no such log level.
@@ -52,6 +54,7 @@ class RunConfig:
     tags: list[str] = field(default_factory=list)
     log_level: str = "INFO"
     new_version: bool = False
+    require_exact: bool = False
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is created."""

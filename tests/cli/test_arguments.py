@@ -174,3 +174,9 @@ def test_a_class_named_in_kwargs_is_data() -> None:
     check_document(document)
     kwargs = document.data["model"]["init_args"]["env"]["kwargs"]
     assert kwargs == {"a": {"class_path": "evil.Net"}}
+
+
+def test_options_of_the_configuration_belong_to_every_command() -> None:
+    """`study` has `--run.root` as an option of its own; `fit` has it still."""
+    request = fit_request("--run.root", "elsewhere")
+    assert [option.token for option in request.options] == ["--run.root=elsewhere"]

@@ -40,6 +40,17 @@ def redact(text: str) -> str:
     return text
 
 
+def redact_tree(tree: Any) -> Any:
+    """Return dictionaries and lists of values with `redact` applied to every text in them."""
+    if isinstance(tree, str):
+        return redact(tree)
+    if isinstance(tree, dict):
+        return {key: redact_tree(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [redact_tree(value) for value in tree]
+    return tree
+
+
 def redacted_command(arguments: Iterable[str]) -> list[str]:
     """Return a command line without secrets: those of `redact`, and values of options named so."""
     result: list[str] = []

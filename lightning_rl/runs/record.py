@@ -11,6 +11,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -21,6 +22,7 @@ from lightning_rl.errors import Interrupted
 from lightning_rl.runs import provenance
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.plain_json import dumps, loads
+from lightning_rl.runs.tracking import Tracking
 from lightning_rl.runs.upkeep import AtomicFile, LogFile, Ticker, one_line
 from lightning_rl.types import VOLATILE_TAGS, Episode, Statistics
 
@@ -48,6 +50,7 @@ class RunRecord(Callback):
         directory: The run directory, claimed by the caller.
         config: Description, tags and log level.
         config_text: Resolved configuration to be kept as `config.yaml`; None: not written.
+        tracking: The run's external loggers, whose names for the run are part of the record.
     """
 
     def __init__(
@@ -55,10 +58,12 @@ class RunRecord(Callback):
         directory: RunDirectory,
         config: RunConfig | None = None,
         config_text: str | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self.directory = directory
         self.config = config or RunConfig()
         self.config_text = config_text
+        self._tracking = tracking
         self.final: Statistics = {}
         self.evaluations: list[dict[str, float | int]] = []
         self.training: dict[str, Any] = {}
@@ -81,13 +86,14 @@ class RunRecord(Callback):
         if stage != TrainerFn.FITTING.value or not trainer.is_global_zero:
             return
         self._agent = pl_module
+        if self._tracking is not None:
+            self._tracking.be_patient()
         found = (c for c in getattr(trainer, "callbacks", []) if isinstance(c, EpisodeStatistics))
         self._episodes = next(found, None)
         self._handler = LogFile.attach(self.directory.log, self.config.log_level)
         self._record = self._begin(self._previous())
         if self.config_text is not None:
-            text = provenance.redact(self.config_text)
-            AtomicFile(self.directory.config).write(text)
+            AtomicFile(self.directory.config).write(_without_secrets(self.config_text))
         self._write()
 
     def on_training_begins(self, trainer: Trainer, agent: Agent) -> None:
@@ -231,6 +237,7 @@ class RunRecord(Callback):
             "seed": agent.seed,
             "description": provenance.redact(config.description),
             "tags": [provenance.redact(tag) for tag in config.tags],
+            "trackers": previous.get("trackers", {}),
             "created": previous.get("created", attempt["started"]),
             "attempts": [*previous.get("attempts", []), attempt],
             "command": provenance.redacted_command(sys.argv),
@@ -248,6 +255,8 @@ class RunRecord(Callback):
             env_steps = int(agent.env_steps)
             record["env_steps"] = record["attempts"][-1]["end_env_steps"] = env_steps
         record["updated"] = _now()
+        if self._tracking is not None:
+            record["trackers"] = {**record["trackers"], **self._tracking.identities}
         # These are decided only when training starts.
         record["compiled"] = bool(agent.compiled)
         record["env_snapshot_level"] = agent.snapshot_level
@@ -299,6 +308,14 @@ class RunRecord(Callback):
             "terminated" if episode.terminated else "truncated",
             episode.env_steps,
         )
+
+
+def _without_secrets(config_text: str) -> str:
+    """Return YAML without secrets; replacing them in its text could end in no YAML."""
+    if provenance.redact(config_text) == config_text:
+        return config_text
+    tree = provenance.redact_tree(yaml.safe_load(config_text))
+    return str(yaml.safe_dump(tree, sort_keys=False))
 
 
 def _budget_is_spent(agent: Agent) -> bool:

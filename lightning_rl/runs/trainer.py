@@ -28,8 +28,10 @@ from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
 from lightning_rl.experience.setup import check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.loggers.sqlite import SQLiteLogger
+from lightning_rl.loggers.trackers import RunDescription
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
+from lightning_rl.runs.tracking import Tracking, describe, known_trackers, resolved_config
 from lightning_rl.storage.sealed import remove_temporaries
 from lightning_rl.storage.segments import (
     RANK_FOLDER,
@@ -156,14 +158,16 @@ class Trainer(pl.Trainer):
         self, model: Algorithm | None = None, *, verbose: bool = True, **kwargs: Any
     ) -> list[dict[str, float]]:
         """Play the evaluation episodes; return and, if `verbose`, report their statistics."""
-        super().validate(model, verbose=False, **kwargs)
+        with self._harmless_loggers():
+            super().validate(model, verbose=False, **kwargs)
         return self._evaluation_results(verbose)
 
     def test(  # type: ignore[override]
         self, model: Algorithm | None = None, *, verbose: bool = True, **kwargs: Any
     ) -> list[dict[str, float]]:
         """Play the test episodes, whose seeds nothing was chosen by; return as `validate`."""
-        super().test(model, verbose=False, **kwargs)
+        with self._harmless_loggers():
+            super().test(model, verbose=False, **kwargs)
         return self._evaluation_results(verbose)
 
     def _evaluation_results(self, verbose: bool) -> list[dict[str, float]]:
@@ -259,26 +263,34 @@ class Trainer(pl.Trainer):
             start = checkpoint_env_steps(Path(checkpoint)) if checkpoint else 0
             if resumed is not None:
                 directory.supersede(start)
-            self._install(directory, start)
-            for item in self.loggers:
-                item.log_hyperparams(agent.hyperparameters)
+            tracking = self._install(directory, start)
+            tracking.log_config(resolved_config(self.config_text, agent))
+            with _closing(tracking):
+                yield
+
+    @contextmanager
+    def _harmless_loggers(self) -> Iterator[None]:
+        """Isolate the external loggers for the time of an evaluation."""
+        folder = Path(self.run_dir or self.default_root_dir)
+        external = self.loggers if self.is_global_zero else []
+        with _closing(Tracking(external, RunDescription(folder)), keep_artifacts=False):
             yield
 
-    def _install(self, directory: RunDirectory, start: int) -> None:
+    def _install(self, directory: RunDirectory, start: int) -> Tracking:
         """Give the trainer this directory's loggers and record instead of the last one's.
 
         Args:
             directory: The claimed run directory.
             start: Env step that training starts from; TensorBoard hides later points of the past.
+
+        Returns:
+            The external loggers, isolated.
         """
         own = [item for item in self.loggers if not getattr(item, "of_run_directory", False)]
         added: list[Logger] = []
         if self._adds_tensorboard:
-            purge: dict[str, Any] = {"purge_step": start} if start else {}
             folder = str(directory.path)
-            added.append(
-                TensorBoardLogger(folder, name="", version="", default_hp_metric=False, **purge)
-            )
+            added.append(TensorBoardLogger(folder, name="", version="", default_hp_metric=False))
         added.append(CSVMetrics(directory.path))
         given = [item for item in own if isinstance(item, SQLiteLogger)]
         for database in given:
@@ -290,12 +302,28 @@ class Trainer(pl.Trainer):
         # The user's own come first: `trainer.logger` is the one that `trainer.logger.experiment` is
         # expected of.
         self.loggers = [*own, *added]
-        record = RunRecord(directory, self.run_config, self.config_text)
+        run = describe(directory, self.run_config, start)
+        tracking = Tracking(self.loggers, run, known_trackers(directory))
+        record = RunRecord(directory, self.run_config, self.config_text, tracking)
         callbacks: list[pl.Callback] = self.callbacks  # type: ignore[has-type]
         others = [item for item in callbacks if not isinstance(item, RunRecord)]
         # Lightning keeps `Checkpoint` callbacks last, so that they save what the others have done.
         last = [item for item in others if isinstance(item, LightningCheckpoint)]
         self.callbacks = [*(item for item in others if item not in last), record, *last]
+        return tracking
+
+
+@contextmanager
+def _closing(tracking: Tracking, keep_artifacts: bool = True) -> Iterator[None]:
+    """Close the external loggers at the end, whatever it is."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        tracking.close(error, keep_artifacts)
 
 
 def _quieten_lightning() -> None:

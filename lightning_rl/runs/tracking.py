@@ -1,0 +1,144 @@
+"""The external loggers of a run: isolated from training, told about the run, ended in time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_rl.errors import Interrupted
+from lightning_rl.loggers.csv import CSVMetrics
+from lightning_rl.loggers.isolation import PATIENCE_S, isolate, release
+from lightning_rl.loggers.sqlite import SQLiteLogger
+from lightning_rl.loggers.trackers import RunDescription, RunEnd
+from lightning_rl.runs.directory import RunConfig, RunDirectory
+from lightning_rl.runs.plain_json import loads
+from lightning_rl.runs.provenance import redact, redact_tree, redacted_command
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 20.0
+"""Longest time in seconds that the end of a run waits for trackers that work."""
+TROUBLED_CLOSE_S = 5.0
+"""The same for one that had trouble before, and after the signal that stopped the run."""
+LOCAL = (CSVMetrics, SQLiteLogger)
+"""Loggers that keep the local copy, and are written directly."""
+
+
+class Tracking:
+    """The external loggers among `loggers`, each with a courier of its own until `close`.
+
+    Args:
+        loggers: Those of a trainer.
+        run: What they are told about the run.
+        known: Identities in earlier attempts of the run, as returned by `identities`.
+    """
+
+    def __init__(
+        self,
+        loggers: Iterable[Logger],
+        run: RunDescription,
+        known: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._run = run
+        self._loggers: dict[str, Any] = {}
+        for logger in loggers:
+            if isinstance(logger, LOCAL):
+                continue
+            kind = type(logger).__name__
+            count = sum(1 for name in self._loggers if name.partition("-")[0] == kind)
+            name = f"{kind}-{count + 1}" if count else kind
+            self._loggers[name] = isolate(logger, run, (known or {}).get(name, {}))
+
+    @property
+    def identities(self) -> dict[str, dict[str, str]]:
+        """What each tracker calls the run, as far as it is known."""
+        return {name: logger._tracker.identity for name, logger in self._loggers.items()}
+
+    def be_patient(self) -> None:
+        """Let readers of `experiment` wait from now on, in all at most `PATIENCE_S` each."""
+        for logger in self._loggers.values():
+            logger._patience_s = PATIENCE_S
+
+    def log_config(self, config: Mapping[str, Any]) -> None:
+        """Tell every tracker the resolved configuration."""
+        for logger in self._loggers.values():
+            logger.log_hyperparams(config)
+
+    def close(self, error: BaseException | None, keep_artifacts: bool = True) -> None:
+        """Deliver what waits, keep artifacts, end the runs and give the loggers back.
+
+        Args:
+            error: What ended the run, None for nothing.
+            keep_artifacts: Send best checkpoint and files, unless a signal ended the run.
+        """
+        end = _end(error)
+        stopped = end == "interrupted"
+        deadline = time.monotonic() + (TROUBLED_CLOSE_S if stopped else CLOSE_S)
+        for logger in self._loggers.values():
+            if keep_artifacts and not stopped:
+                logger._courier.send(lambda item=logger: self._log_artifacts(item))
+            logger._courier.send(lambda item=logger: item._tracker.finish(end))
+        try:
+            for logger in self._loggers.values():
+                left = deadline - time.monotonic()
+                troubled = logger._courier.troubled
+                logger._courier.close(max(0.0, min(left, TROUBLED_CLOSE_S if troubled else left)))
+        except KeyboardInterrupt:
+            log.warning("No longer waiting for trackers.")
+        finally:
+            for logger in self._loggers.values():
+                release(logger)
+
+    def _log_artifacts(self, logger: Any) -> None:
+        directory = RunDirectory(self._run.directory)
+        best = directory.checkpoints / "best.ckpt"
+        files = [directory.config, directory.record, directory.metrics_json, directory.curves]
+        logger._tracker.log_artifacts(
+            best if best.exists() else None, [file for file in files if file.is_file()]
+        )
+
+
+def known_trackers(directory: RunDirectory) -> dict[str, dict[str, str]]:
+    """Return what `run.json` says about the trackers of earlier attempts."""
+    try:
+        known = loads(directory.record.read_text(encoding="utf-8")).get("trackers", {})
+        return {name: dict(identity) for name, identity in known.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return {}
+
+
+def describe(directory: RunDirectory, config: RunConfig, start_env_steps: int) -> RunDescription:
+    """Return what trackers are told about a run."""
+    return RunDescription(
+        directory=directory.path,
+        experiment=directory.path.absolute().parent.name,
+        name=directory.path.absolute().name,
+        description=redact(config.description),
+        tags=tuple(redact(tag) for tag in config.tags),
+        start_env_steps=start_env_steps,
+        hide_command=redacted_command(sys.argv) != sys.argv,
+    )
+
+
+def resolved_config(config_text: str | None, agent: Any) -> dict[str, Any]:
+    """Return the configuration of a run without secrets; of one made in Python, its agent's."""
+    if config_text is not None:
+        config = yaml.safe_load(config_text)
+    else:
+        model = {"class_path": agent.class_path, "init_args": agent.hyperparameters}
+        config = {"seed_everything": agent.seed, "model": model}
+    return dict(redact_tree(config))
+
+
+def _end(error: BaseException | None) -> RunEnd:
+    if error is None:
+        return "finished"
+    stops = (Interrupted, KeyboardInterrupt, SIGTERMException)
+    return "interrupted" if isinstance(error, stops) else "failed"

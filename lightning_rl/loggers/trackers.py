@@ -18,6 +18,7 @@ from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 X_AXIS = "env_steps"
+_MLFLOW_DEFAULT = "file:./mlruns"
 RunEnd: TypeAlias = Literal["finished", "failed", "interrupted"]
 """How an attempt of a run ended."""
 
@@ -52,7 +53,7 @@ class Tracker:
         logger: The Lightning logger that writes to it.
     """
 
-    names_are_local = False
+    names_are_local = True
     """Whether `name` and `version` of the logger are known without asking the tracker."""
 
     def __init__(self, logger: Any) -> None:
@@ -93,8 +94,6 @@ class Tracker:
 class TensorBoardTracker(Tracker):
     """Event files: a resumed run hides the points behind its checkpoint."""
 
-    names_are_local = True
-
     def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
         """Continue in the same folder."""
         # Imported by the training thread: environments are forked while the courier runs, and a
@@ -125,8 +124,6 @@ class TensorBoardTracker(Tracker):
 
 class WandbTracker(Tracker):
     """Weights & Biases, online or offline: one run id for all attempts."""
-
-    names_are_local = True
 
     def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
         """Choose id, folder, names and labels, unless a run is already under way."""
@@ -198,10 +195,14 @@ class WandbTracker(Tracker):
 class MLflowTracker(Tracker):
     """An MLflow server or local store: one run id for all attempts."""
 
+    names_are_local = False
+
     def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
         """Choose run id, names, description and labels."""
         importlib.import_module("mlflow")
         logger = self.logger
+        if logger._tracking_uri == _MLFLOW_DEFAULT:
+            self._use_local_store(run.directory.absolute().parents[1])
         self._given = logger._run_id
         logger._run_id = logger._run_id or known.get("run_id")
         logger._run_name = logger._run_name or run.name or None
@@ -223,6 +224,15 @@ class MLflowTracker(Tracker):
             client.update_run(resumed, status="RUNNING")
             for key, value in logger.tags.items():
                 client.set_tag(resumed, key, value)
+
+    def _use_local_store(self, root: Path) -> None:
+        """Use one database beside all runs: MLflow refuses its former default, a folder."""
+        from mlflow.tracking import MlflowClient
+
+        logger = self.logger
+        logger._tracking_uri = f"sqlite:///{root / 'mlflow.db'}"
+        logger._artifact_location = logger._artifact_location or (root / "mlartifacts").as_uri()
+        logger._mlflow_client = MlflowClient(logger._tracking_uri)
 
     def _check_exists(self, run_id: str) -> None:
         """Begin a new run where the one of an earlier attempt was deleted."""

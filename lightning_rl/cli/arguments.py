@@ -5,7 +5,6 @@ Only names and types are looked at here, so that a mistake is answered before to
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +17,7 @@ from lightning_rl.cli.checks import (
 )
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.options import Option, check_option
+from lightning_rl.cli.trackers import TRACKERS, add_trackers
 from lightning_rl.cli.yaml_check import Document, read_document
 from lightning_rl.errors import ConfigError, did_you_mean
 from lightning_rl.trust import trust
@@ -25,11 +25,11 @@ from lightning_rl.trust import trust
 DEFAULT_CONFIG = "ppo/cartpole"
 _COMMON = ("config", "trust", "help", "print_config")
 OWN_OPTIONS = {
-    "fit": (*_COMMON, "ckpt_path", "init_from", "wandb", "new_version", "require_exact"),
+    "fit": (*_COMMON, "ckpt_path", "init_from", "new_version", "require_exact", *TRACKERS),
     "validate": (*_COMMON, "ckpt_path", "episodes", "output"),
     "test": (*_COMMON, "ckpt_path", "episodes", "output"),
     "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
-    "resume": ("trust", "help", "allow_change", "wandb", "config", "require_exact"),
+    "resume": ("trust", "help", "allow_change", "config", "require_exact", *TRACKERS),
     "record": (*_COMMON, "ckpt_path", "replay", "episodes", "output"),
     "export": ("help", "trust", "ckpt_path", "format", "output"),
     "study": (
@@ -49,8 +49,8 @@ PLAIN = ("export", "study", "runs", "list")
 """Commands that take no run's configuration."""
 
 _FLAGS = (
-    *("help", "json", "yes", "dry_run", "print_config", "wandb"),
-    *("new_version", "require_exact", "version"),
+    *("help", "json", "yes", "dry_run", "print_config", "new_version", "require_exact"),
+    *("version", *TRACKERS),
 )
 _REPEATABLE = ("config", "metric", "trust", "allow_change")
 _SHORT = {"-c": "--config", "-h": "--help"}
@@ -172,30 +172,8 @@ def fit_documents(request: Request, configs: Sequence[Document] | None = None) -
         base = Document("defaults", {"model": {"class_path": algorithm, "init_args": init_args}})
     defaults = _read(configs_folder() / f"{DEFAULTS}.yaml", "configs/defaults.yaml")
     request.documents = [defaults, base, *configs]
-    if request.own.get("wandb"):
-        request.documents.append(wandb_document(request.documents))
+    add_trackers(request.documents, request.own, request.raw)
     request.add_options(algorithm)
-
-
-def wandb_document(documents: Sequence[Document]) -> Document:
-    """Return a document that adds a `WandbLogger` to the loggers of the others.
-
-    Raises:
-        ConfigError: If wandb is not installed.
-    """
-    if importlib.util.find_spec("wandb") is None:
-        raise ConfigError("--wandb needs a package: pip install 'lightning-rl[wandb]'")
-    present: Any = None
-    for document in documents:
-        present = (document.data.get("trainer") or {}).get("logger", present)
-    loggers = (
-        present if isinstance(present, list) else [present] if isinstance(present, dict) else []
-    )
-    added = {
-        "class_path": "lightning.pytorch.loggers.WandbLogger",
-        "init_args": {"project": "lightning_rl"},
-    }
-    return Document("--wandb", {"trainer": {"logger": [*loggers, added]}})
 
 
 def _read(file: Any, origin: str) -> Document:

@@ -31,6 +31,7 @@ _OPTIONS = {
     "ckpt_path": ("CKPT", "checkpoint file"),
     "init_from": ("CKPT", "start from the weights of this checkpoint, and nothing else of it"),
     "wandb": ("", "log to Weights & Biases as well"),
+    "mlflow": ("", "log to MLflow as well: $MLFLOW_TRACKING_URI, else mlflow.db beside the runs"),
     "new_version": ("", "if the run directory exists, take a free name beside it"),
     "require_exact": ("", "refuse an environment whose state a resume could not restore"),
     "episodes": ("N", "episodes to play (default 100, of validate 20, of record 1)"),

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.cli.arguments import Request, wandb_document
+from lightning_rl.cli.arguments import Request
 from lightning_rl.cli.checks import check_document, model_class
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
+from lightning_rl.cli.trackers import add_trackers
 from lightning_rl.cli.yaml_check import Document, KeyPath, read_document
 from lightning_rl.errors import ConfigError, nearest
 
@@ -104,8 +105,7 @@ def continue_documents(request: Request, saved: SavedRun) -> None:
     for overlay in overlays:
         check_document(overlay)
     request.documents = [defaults, base, *overlays]
-    if request.own.get("wandb"):
-        request.documents.append(wandb_document(request.documents))
+    add_trackers(request.documents, request.own, request.raw)
     request.add_options(model_class([base]))
     if not any(option.key == "run.name" for option in request.options):
         request.kept_run = {k: v for k, v in run.items() if k in ("root", "experiment", "name")}

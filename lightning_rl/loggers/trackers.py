@@ -8,6 +8,7 @@ the logger was made; the tests read back what came of each.
 from __future__ import annotations
 
 import importlib
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from typing import Any, Literal, TypeAlias
 from lightning.fabric.utilities.logger import _convert_params, _flatten_dict
 from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
+log = logging.getLogger(__name__)
+
 X_AXIS = "env_steps"
-_MLFLOW_DEFAULT = "file:./mlruns"
 RunEnd: TypeAlias = Literal["finished", "failed", "interrupted"]
 """How an attempt of a run ended."""
 
@@ -101,6 +103,8 @@ class TensorBoardTracker(Tracker):
         importlib.import_module("torch.utils.tensorboard")
         self._run = run
         logger = self.logger
+        if logger._root_dir == ".":
+            logger._root_dir = str(run.directory)
         if "log_dir" in known and logger._version is None:
             logger._version = Path(known["log_dir"]).name.removeprefix("version_")
             logger._version = int(logger._version) if logger._version.isdigit() else None
@@ -152,6 +156,14 @@ class WandbTracker(Tracker):
         if not isinstance(given.get("settings"), wandb.Settings):
             given["settings"] = {**settings, **given.get("settings", {})}
         logger._wandb_init = {**defaults, **given}
+        if not (logger._offline or _has_account(wandb, logger._wandb_init.get("mode"))):
+            # Asking for an account, as wandb would, is nothing for a thread in the background.
+            logger._wandb_init["mode"] = "offline"
+            log.warning(
+                "W&B has no account here (`wandb login`): it logs offline in %s/wandb, "
+                "and `wandb sync` uploads that later.",
+                logger._wandb_init["dir"],
+            )
         logger._id, logger._name = logger._wandb_init["id"], logger._wandb_init["name"]
         logger._save_dir = logger._wandb_init["dir"]
 
@@ -192,6 +204,13 @@ class WandbTracker(Tracker):
             self.logger._experiment = None  # used again, the logger resumes the same run
 
 
+def _has_account(wandb: Any, mode: str | None) -> bool:
+    """Return whether there is an account, as far as one is needed; nobody is asked for one."""
+    if (mode or wandb.setup().settings.mode) not in ("online", "shared"):
+        return True
+    return bool(wandb.login(prompt=False, verify=False))
+
+
 class MLflowTracker(Tracker):
     """An MLflow server or local store: one run id for all attempts."""
 
@@ -201,8 +220,11 @@ class MLflowTracker(Tracker):
         """Choose run id, names, description and labels."""
         importlib.import_module("mlflow")
         logger = self.logger
-        if logger._tracking_uri == _MLFLOW_DEFAULT:
-            self._use_local_store(run.directory.absolute().parents[1])
+        store = str(logger._tracking_uri)
+        if store.startswith("sqlite:///") and logger._artifact_location is None:
+            # Else it is ./mlruns, wherever that is.
+            folder = Path(store.removeprefix("sqlite:///")).absolute().parent
+            logger._artifact_location = (folder / "mlartifacts").as_uri()
         self._given = logger._run_id
         logger._run_id = logger._run_id or known.get("run_id")
         logger._run_name = logger._run_name or run.name or None
@@ -224,15 +246,6 @@ class MLflowTracker(Tracker):
             client.update_run(resumed, status="RUNNING")
             for key, value in logger.tags.items():
                 client.set_tag(resumed, key, value)
-
-    def _use_local_store(self, root: Path) -> None:
-        """Use one database beside all runs: MLflow refuses its former default, a folder."""
-        from mlflow.tracking import MlflowClient
-
-        logger = self.logger
-        logger._tracking_uri = f"sqlite:///{root / 'mlflow.db'}"
-        logger._artifact_location = logger._artifact_location or (root / "mlartifacts").as_uri()
-        logger._mlflow_client = MlflowClient(logger._tracking_uri)
 
     def _check_exists(self, run_id: str) -> None:
         """Begin a new run where the one of an earlier attempt was deleted."""

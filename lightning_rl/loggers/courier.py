@@ -45,8 +45,12 @@ class Courier:
         self.name = name
         self.opened = threading.Event()
         """Set once `first` has worked."""
+        self.opening: Any = None
+        """What `first` returned."""
         self.dropped = 0
         """Calls given up so far."""
+        self.rows = 0
+        """Rows done with so far, those given up included."""
         self._waiting: list[_Call] = [_Call(lambda: self._open(first), is_row=False)]
         self._state = threading.Condition()
         self.troubled = False
@@ -103,7 +107,7 @@ class Courier:
         return not left
 
     def _open(self, first: Callable[[], object]) -> None:
-        first()
+        self.opening = first()
         self.opened.set()
 
     def _deliver(self) -> None:
@@ -150,6 +154,7 @@ class Courier:
 
     def _remove(self, *calls: _Call) -> None:
         with self._state:
+            self.rows += sum(call.is_row for call in calls if call in self._waiting)
             self._waiting = [call for call in self._waiting if call not in calls]
             self._state.notify_all()
 
@@ -158,6 +163,7 @@ class Courier:
         first, *others = self._waiting
         kept = [call for number, call in enumerate(others) if not call.is_row or number % 2]
         self.dropped += len(others) - len(kept)
+        self.rows += len(others) - len(kept)
         self._waiting = [first, *kept]
 
     def _say_trouble(self, reason: str) -> None:

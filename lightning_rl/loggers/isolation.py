@@ -63,7 +63,9 @@ class _Isolated(Logger):
     def experiment(self) -> Any:
         """The tracker's own object; one that does nothing while the tracker is not there."""
         inner: Any = super()
-        return inner.experiment if self._is_there() else NoExperiment()
+        if self._courier.is_current_thread:
+            return inner.experiment
+        return self._courier.opening if self._is_there() else NoExperiment()
 
     @property
     def name(self) -> str | None:
@@ -90,7 +92,7 @@ class _Isolated(Logger):
         return self._courier.opened.wait(patience)
 
 
-def isolate(logger: Logger, run: RunDescription, known: Mapping[str, str]) -> Logger:
+def isolate(logger: Logger, run: RunDescription, known: Mapping[str, Any]) -> Logger:
     """Give an external logger a courier until `release`, and open its tracker.
 
     Args:

@@ -57,11 +57,13 @@ class Tracker:
 
     names_are_local = True
     """Whether `name` and `version` of the logger are known without asking the tracker."""
+    loses_rows = True
+    """Whether rows that were on their way when a run was killed may not have arrived."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
-    def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
+    def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Set what the logger is opened with, as far as its user left that open.
 
         Args:
@@ -69,9 +71,9 @@ class Tracker:
             known: Its `identity` in earlier attempts, empty in the first.
         """
 
-    def open(self) -> None:
-        """Connect, and begin or continue the run there."""
-        _ = getattr(self.logger, "experiment", None)
+    def open(self) -> Any:
+        """Connect, begin or continue the run there, and return the logger's `experiment`."""
+        return getattr(self.logger, "experiment", None)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -96,7 +98,9 @@ class Tracker:
 class TensorBoardTracker(Tracker):
     """Event files: a resumed run hides the points behind its checkpoint."""
 
-    def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
+    loses_rows = False  # they are written at once
+
+    def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Continue in the same folder."""
         # Imported by the training thread: environments are forked while the courier runs, and a
         # child would wait for ever for an import lock that the courier held.
@@ -112,13 +116,14 @@ class TensorBoardTracker(Tracker):
             # TensorBoard drops the points *at* this step too, and one at the start stays.
             logger._kwargs.setdefault("purge_step", run.start_env_steps + 1)
 
-    def open(self) -> None:
+    def open(self) -> Any:
         """Make the event file, with description and labels as texts."""
         experiment = self.logger.experiment
         texts = {"description": self._run.description, "tags": ", ".join(self._run.tags)}
         for name, text in texts.items():
             if text:
                 experiment.add_text(f"run/{name}", text, self._run.start_env_steps)
+        return experiment
 
     @property
     def identity(self) -> dict[str, str]:
@@ -129,7 +134,7 @@ class TensorBoardTracker(Tracker):
 class WandbTracker(Tracker):
     """Weights & Biases, online or offline: one run id for all attempts."""
 
-    def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
+    def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Choose id, folder, names and labels, unless a run is already under way."""
         wandb = importlib.import_module("wandb")
         logger = self.logger
@@ -167,12 +172,13 @@ class WandbTracker(Tracker):
         logger._id, logger._name = logger._wandb_init["id"], logger._wandb_init["name"]
         logger._save_dir = logger._wandb_init["dir"]
 
-    def open(self) -> None:
+    def open(self) -> Any:
         """Begin or continue the run; its x-axis is env steps."""
         self._experiment = experiment = self.logger.experiment
         self._url = None if experiment.offline else experiment.url
         experiment.define_metric(X_AXIS)
         experiment.define_metric("*", step_metric=X_AXIS, step_sync=True)
+        return experiment
 
     @property
     def identity(self) -> dict[str, str]:
@@ -216,7 +222,7 @@ class MLflowTracker(Tracker):
 
     names_are_local = False
 
-    def prepare(self, run: RunDescription, known: Mapping[str, str]) -> None:
+    def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Choose run id, names, description and labels."""
         importlib.import_module("mlflow")
         logger = self.logger
@@ -235,7 +241,7 @@ class MLflowTracker(Tracker):
             tags["mlflow.note.content"] = run.description
         logger.tags = {**tags, **(logger.tags or {})}
 
-    def open(self) -> None:
+    def open(self) -> Any:
         """Begin the run, or continue it as running."""
         logger = self.logger
         resumed = logger._run_id
@@ -246,6 +252,7 @@ class MLflowTracker(Tracker):
             client.update_run(resumed, status="RUNNING")
             for key, value in logger.tags.items():
                 client.set_tag(resumed, key, value)
+        return client
 
     def _check_exists(self, run_id: str) -> None:
         """Begin a new run where the one of an earlier attempt was deleted."""

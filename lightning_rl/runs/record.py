@@ -104,6 +104,8 @@ class RunRecord(Callback):
         if self._record is None:
             return
         self._training = True
+        if self._tracking is not None:
+            self._tracking.catch_up(self.directory.metrics_csv)
         attempts = self._record["attempts"]
         attempts[-1]["start_env_steps"] = int(agent.env_steps)
         self._write()

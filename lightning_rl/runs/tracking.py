@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,7 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_rl.errors import Interrupted
-from lightning_rl.loggers.csv import CSVMetrics
+from lightning_rl.loggers.csv import CSVMetrics, read_metrics
 from lightning_rl.loggers.isolation import PATIENCE_S, isolate, release
 from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.loggers.trackers import RunDescription, RunEnd
@@ -44,22 +45,30 @@ class Tracking:
         self,
         loggers: Iterable[Logger],
         run: RunDescription,
-        known: Mapping[str, Mapping[str, str]] | None = None,
+        known: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._run = run
+        self._known = known or {}
         self._loggers: dict[str, Any] = {}
+        self._rows_before: dict[str, int] = {}  # of earlier attempts, that need not be sent
         for logger in loggers:
             if isinstance(logger, LOCAL):
                 continue
             kind = type(logger).__name__
             count = sum(1 for name in self._loggers if name.partition("-")[0] == kind)
             name = f"{kind}-{count + 1}" if count else kind
-            self._loggers[name] = isolate(logger, run, (known or {}).get(name, {}))
+            self._loggers[name] = isolate(logger, run, self._known.get(name, {}))
 
     @property
-    def identities(self) -> dict[str, dict[str, str]]:
-        """What each tracker calls the run, as far as it is known."""
-        return {name: logger._tracker.identity for name, logger in self._loggers.items()}
+    def identities(self) -> dict[str, dict[str, Any]]:
+        """What each tracker calls the run, as far as it is known, and the rows that it has."""
+        return {
+            name: {
+                **logger._tracker.identity,
+                "rows": self._rows_before.get(name, 0) + logger._courier.rows,
+            }
+            for name, logger in self._loggers.items()
+        }
 
     def be_patient(self) -> None:
         """Let readers of `experiment` wait from now on, in all at most `PATIENCE_S` each."""
@@ -70,6 +79,26 @@ class Tracking:
         """Tell every tracker the resolved configuration."""
         for logger in self._loggers.values():
             logger.log_hyperparams(config)
+
+    def catch_up(self, metrics_csv: Path) -> None:
+        """Send what earlier attempts logged and a tracker has not received.
+
+        Rows wait in memory when a run is killed, and a tracker may be new to the run.
+
+        Args:
+            metrics_csv: The run's rows up to where it goes on.
+        """
+        rows = read_metrics(metrics_csv) if metrics_csv.exists() else []
+        for name, logger in self._loggers.items():
+            known = self._known.get(name, {})
+            sent = min(int(known.get("rows", 0)), len(rows))
+            if known and not logger._tracker.loses_rows:
+                sent = len(rows)
+            self._rows_before[name] = sent
+            for row in rows[sent:]:
+                step = row.get("step")
+                metrics = {tag: value for tag, value in row.items() if tag != "step"}
+                logger.log_metrics(metrics, None if step is None else int(step))
 
     def close(self, error: BaseException | None, keep_artifacts: bool = True) -> None:
         """Deliver what waits, keep artifacts, end the runs and give the loggers back.
@@ -105,7 +134,7 @@ class Tracking:
         )
 
 
-def known_trackers(directory: RunDirectory) -> dict[str, dict[str, str]]:
+def known_trackers(directory: RunDirectory) -> dict[str, dict[str, Any]]:
     """Return what `run.json` says about the trackers of earlier attempts."""
     try:
         known = loads(directory.record.read_text(encoding="utf-8")).get("trackers", {})

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from lightning_rl.callbacks.episode_statistics import EpisodeStatistics
 from lightning_rl.errors import Interrupted, TrainingFailed
@@ -331,3 +332,31 @@ def test_a_failure_before_training_keeps_the_progress_of_earlier_attempts(tmp_pa
     assert found["status"] == "failed"
     assert found["env_steps"] == 60
     assert found["attempts"][1]["start_env_steps"] is None
+
+
+def test_configuration_without_secrets_is_still_yaml(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOME_TOKEN", "canary-value")
+    text = "b: {x: canary-value, y: [1, a canary-value b]}\na: null\n"
+    record, _ = start(tmp_path / "r", make_agent(), config_text=text)
+    record.teardown(None, None, "fit")
+    written = (tmp_path / "r" / "config.yaml").read_text()
+    assert yaml.safe_load(written) == {"b": {"x": "***", "y": [1, "a *** b"]}, "a": None}
+
+
+def test_what_trackers_call_the_run_is_recorded_as_soon_as_it_is_known(tmp_path):
+    identities = {"WandbLogger": {"id": "7"}, "MLFlowLogger": {}}
+    patience = []
+    tracking = SimpleNamespace(
+        identities=identities,
+        be_patient=lambda: patience.append(time.monotonic()),
+        catch_up=lambda metrics_csv: None,
+    )
+    record, trainer = start(tmp_path / "r", make_agent(), tracking=tracking)
+    assert len(patience) == 1
+    assert read(tmp_path / "r")["trackers"] == identities
+    identities["MLFlowLogger"] = {"run_id": "8"}
+    record.on_fit_end(trainer, make_agent(env_steps=100))
+    assert read(tmp_path / "r")["trackers"]["MLFlowLogger"] == {"run_id": "8"}
+    again, _ = start(tmp_path / "r", make_agent())
+    assert read(tmp_path / "r")["trackers"]["WandbLogger"] == {"id": "7"}
+    again.teardown(None, None, "fit")

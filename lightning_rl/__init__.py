@@ -13,7 +13,9 @@ __version__ = "0.1.0"
 
 _EXPORTS = {
     "Algorithm": "lightning_rl.algorithms",
+    "CrossQ": "lightning_rl.algorithms",
     "DDPG": "lightning_rl.algorithms",
+    "DiscreteSAC": "lightning_rl.algorithms",
     "DQN": "lightning_rl.algorithms",
     "ExpectedSARSA": "lightning_rl.algorithms",
     "PPO": "lightning_rl.algorithms",

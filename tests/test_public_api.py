@@ -12,7 +12,9 @@ import pytest
 import lightning_rl
 
 PUBLIC = [
+    "CrossQ",
     "DDPG",
+    "DiscreteSAC",
     "DQN",
     "PPO",
     "SAC",

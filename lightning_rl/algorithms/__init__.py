@@ -1,7 +1,9 @@
 """Algorithms: one file each that reads like its paper. The command line lists what is exported."""
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.algorithms.crossq import CrossQ
 from lightning_rl.algorithms.ddpg import DDPG
+from lightning_rl.algorithms.discrete_sac import DiscreteSAC
 from lightning_rl.algorithms.dqn import DQN
 from lightning_rl.algorithms.expected_sarsa import ExpectedSARSA
 from lightning_rl.algorithms.ppo import PPO
@@ -18,6 +20,8 @@ __all__ = [
     "SARSA",
     "TD3",
     "Algorithm",
+    "CrossQ",
+    "DiscreteSAC",
     "ExpectedSARSA",
     "QLearning",
 ]

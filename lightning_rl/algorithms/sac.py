@@ -27,7 +27,7 @@ from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.experience.box_actions import (
     act_squashed,
-    box_source,
+    acting_source,
     greedy_policy,
     make_observation_normalizer,
     prepared,
@@ -219,7 +219,7 @@ class SAC(Algorithm):
         return squashed_actions(self, num_steps)
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
-        return box_source(self, collector)
+        return acting_source(self, collector)
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""

@@ -28,7 +28,7 @@ from lightning_rl.errors import check_ranges
 from lightning_rl.experience.action_noise import ActionNoise, NoiseKind
 from lightning_rl.experience.box_actions import (
     act_with_noise,
-    box_source,
+    acting_source,
     greedy_policy,
     make_observation_normalizer,
     noisy_actions,
@@ -218,7 +218,7 @@ class TD3(Algorithm):
         return noisy_actions(self, num_steps)
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
-        return box_source(self, collector)
+        return acting_source(self, collector)
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""

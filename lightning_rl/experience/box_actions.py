@@ -142,7 +142,7 @@ def standard_normal(agent: Agent, *shape: int) -> Array:
     return agent.streams.numpy("exploration").standard_normal(shape, dtype=np.float32)
 
 
-def box_source(agent: Agent, collector: Collector) -> OffPolicySource:
+def acting_source(agent: Agent, collector: Collector) -> OffPolicySource:
     """Return the experience source; have the agent act by a lean function, its `policy`."""
     with agent.precision_context():
         agent.policy = agent.actor.acting_function(agent.observation_normalizer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -85,7 +85,9 @@ CASES: dict[str, Case] = {
         gradient_steps=8,
         network="network",
     ),
+    "CrossQ": replace(_continuous("train/alpha"), network=None),
     "DDPG": _continuous(),
+    "DiscreteSAC": replace(_continuous("train/alpha"), env="CartPole-v1", probe={}),
     "SAC": _continuous("train/alpha"),
     "TD3": _continuous(),
     "QLearning": TABLE,

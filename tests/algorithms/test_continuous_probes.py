@@ -12,6 +12,7 @@ import torch
 from gymnasium import spaces
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.algorithms.crossq import CrossQ
 from lightning_rl.algorithms.ddpg import DDPG
 from lightning_rl.algorithms.sac import SAC
 from lightning_rl.algorithms.td3 import TD3
@@ -28,16 +29,16 @@ COMMON = {
     "learning_starts": 64,
     "train_frequency": 8,
     "gradient_steps": 4,
-    "tau": 0.1,
     "learning_rate": 1e-2,
     "env_steps_per_iteration": 128,
     "compile": False,
     "seed": 1,
 }
 QUICK: dict[type[Algorithm], dict[str, Any]] = {
-    DDPG: {**COMMON, "exploration_noise": 0.3},
-    SAC: {**COMMON, "alpha": 0.01},
-    TD3: {**COMMON, "exploration_noise": 0.3, "target_noise": 0.05},
+    CrossQ: {**COMMON, "alpha": 0.01, "policy_delay": 1},
+    DDPG: {**COMMON, "tau": 0.1, "exploration_noise": 0.3},
+    SAC: {**COMMON, "tau": 0.1, "alpha": 0.01},
+    TD3: {**COMMON, "tau": 0.1, "exploration_noise": 0.3, "target_noise": 0.05},
 }
 EVERY = pytest.mark.parametrize("cls", list(QUICK))
 

@@ -148,6 +148,8 @@ GATES = (
         "ddpg/pendulum", "Pendulum-v1", -200, 20_000,
         Reference(-152.099, 94.282, "Pendulum-v1", 20_000, 750),
     ),
+    Gate("crossq/pendulum", "Pendulum-v1", -180, 20_000),
+    Gate("discrete_sac/cartpole", "CartPole-v1", 450, 100_000),
     Gate(
         "dqn/mountain_car", "MountainCar-v0", -115, 120_000,
         Reference(-100.8, 9.9, "MountainCar-v0", 120_000, 1_487), "IQM",

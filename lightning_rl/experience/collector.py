@@ -245,6 +245,11 @@ class Collector:
 
     def _not_finite(self, what: str, step: int, row: int, rollout: Rollout) -> TrainingFailed:
         at = self.env_steps - (rollout.cursor - int(step)) * self.env.num_envs
+        if not np.isfinite(rollout.action[: rollout.cursor]).all():
+            return TrainingFailed(
+                f"the policy's action is nan near env step {at}, most likely because its networks "
+                "diverged (lower the learning rate); the last saved checkpoint is still good"
+            )
         return TrainingFailed(
             f"environment {self.env.config.name} (row {row}) returned {what} that is not finite "
             f"near env step {at}; training stopped before it was learned from, and the last saved "

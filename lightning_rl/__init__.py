@@ -23,6 +23,7 @@ _EXPORTS = {
     "TD3": "lightning_rl.algorithms",
     "QLearning": "lightning_rl.algorithms",
     "SARSA": "lightning_rl.algorithms",
+    "TQC": "lightning_rl.algorithms",
     "EnvConfig": "lightning_rl.envs.config",
     "ExecutionConfig": "lightning_rl.runs.results",
     "ExecutionResult": "lightning_rl.runs.results",

@@ -20,6 +20,7 @@ PUBLIC = [
     "SAC",
     "TD3",
     "SARSA",
+    "TQC",
     "Algorithm",
     "EnvConfig",
     "ExecutionConfig",

@@ -11,6 +11,7 @@ from lightning_rl.algorithms.q_learning import QLearning
 from lightning_rl.algorithms.sac import SAC
 from lightning_rl.algorithms.sarsa import SARSA
 from lightning_rl.algorithms.td3 import TD3
+from lightning_rl.algorithms.tqc import TQC
 
 __all__ = [
     "DDPG",
@@ -19,6 +20,7 @@ __all__ = [
     "SAC",
     "SARSA",
     "TD3",
+    "TQC",
     "Algorithm",
     "CrossQ",
     "DiscreteSAC",

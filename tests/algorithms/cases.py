@@ -93,6 +93,7 @@ CASES: dict[str, Case] = {
     "QLearning": TABLE,
     "SARSA": TABLE,
     "ExpectedSARSA": TABLE,
+    "TQC": _continuous("train/alpha"),
 }
 
 

@@ -16,6 +16,7 @@ from lightning_rl.algorithms.crossq import CrossQ
 from lightning_rl.algorithms.ddpg import DDPG
 from lightning_rl.algorithms.sac import SAC
 from lightning_rl.algorithms.td3 import TD3
+from lightning_rl.algorithms.tqc import TQC
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import OBSERVATION_SPACES, PROBES, ObservationActionEnv, ProbeEnv
 from lightning_rl.errors import ConfigError
@@ -38,6 +39,7 @@ QUICK: dict[type[Algorithm], dict[str, Any]] = {
     CrossQ: {**COMMON, "alpha": 0.01, "policy_delay": 1},
     DDPG: {**COMMON, "tau": 0.1, "exploration_noise": 0.3},
     SAC: {**COMMON, "tau": 0.1, "alpha": 0.01},
+    TQC: {**COMMON, "tau": 0.1, "alpha": 0.01, "num_quantiles": 8, "dropped_quantiles": 1},
     TD3: {**COMMON, "tau": 0.1, "exploration_noise": 0.3, "target_noise": 0.05},
 }
 EVERY = pytest.mark.parametrize("cls", list(QUICK))

@@ -148,6 +148,7 @@ GATES = (
         "ddpg/pendulum", "Pendulum-v1", -200, 20_000,
         Reference(-152.099, 94.282, "Pendulum-v1", 20_000, 750),
     ),
+    Gate("tqc/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("crossq/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("discrete_sac/cartpole", "CartPole-v1", 450, 100_000),
     Gate(

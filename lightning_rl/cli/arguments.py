@@ -24,18 +24,28 @@ from lightning_rl.trust import trust
 
 DEFAULT_CONFIG = "ppo/cartpole"
 _COMMON = ("config", "trust", "help", "print_config")
+# Keys of a study's file, most of which a run's configuration has too, under other names.
+STUDY_KEYS = (
+    *("run.root", "name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
+    *("workers", "reference"),
+)
 OWN_OPTIONS = {
-    "fit": (*_COMMON, "ckpt_path", "init_from", "new_version", "require_exact", *TRACKERS),
+    "fit": (
+        *_COMMON,
+        "ckpt_path",
+        "init_from",
+        "new_version",
+        "require_exact",
+        "workers",
+        *TRACKERS,
+    ),
     "validate": (*_COMMON, "ckpt_path", "episodes", "output"),
     "test": (*_COMMON, "ckpt_path", "episodes", "output"),
     "predict": (*_COMMON, "ckpt_path", "episodes", "output"),
     "resume": ("trust", "help", "allow_change", "config", "require_exact", *TRACKERS),
     "record": (*_COMMON, "ckpt_path", "replay", "episodes", "output"),
     "export": ("help", "trust", "ckpt_path", "format", "output"),
-    "study": (
-        *("config", "trust", "help", "dry_run", "workers", "reference", "run.root"),
-        *("name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
-    ),
+    "study": ("config", "trust", "help", "dry_run", *STUDY_KEYS),
     "runs": (
         *("help", "trust", "root", "json", "status", "algorithm", "env", "older_than", "sort"),
         *("limit", "metric", "agent_id", "min_episode", "max_episode", "source", "sql", "yes"),
@@ -176,6 +186,33 @@ def fit_documents(request: Request, configs: Sequence[Document] | None = None) -
     request.add_options(algorithm)
 
 
+def last_value(request: Request, path: tuple[str, ...]) -> Any:
+    """Return the value that the options, else the strongest file, give a key; None without one."""
+    for option in reversed(request.options):
+        if option.key == ".".join(path):
+            return option.value
+    for document in reversed(request.documents):
+        value: Any = document.data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None:
+            return value
+    return None
+
+
+def several_seeds(request: Request) -> bool:
+    """Return whether a `fit` asks for more than one run; refuses what only those understand.
+
+    Raises:
+        ConfigError: `--workers` for a single run.
+    """
+    if (last_value(request, ("run", "seeds")) or 1) > 1:
+        return not request.own.get("print_config")
+    if "workers" in request.own:
+        raise ConfigError("--workers: expected --run.seeds N beside it, got a single run")
+    return False
+
+
 def _read(file: Any, origin: str) -> Document:
     document = read_document(file, origin)
     check_document(document)
@@ -209,8 +246,7 @@ def _store(request: Request, key: str, value: str | None) -> None:
 def _check_foreign(command: str, key: str) -> None:
     """Say which command has an option that this one has not."""
     owners = [name for name, options in OWN_OPTIONS.items() if key in options]
-    # With a dot it is one of the configuration, which `study` has as its own.
-    if owners and "." not in key:
+    if owners and (key not in STUDY_KEYS or command in PLAIN):
         raise ConfigError(f"--{key} is an option of {', '.join(owners)}, not of {command}")
     if command in PLAIN:
         raise ConfigError(f"unknown option --{key}{did_you_mean(key, OWN_OPTIONS[command])}")

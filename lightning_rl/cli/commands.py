@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lightning_rl.cli.arguments import Request, fit_documents
+from lightning_rl.cli.arguments import Request, fit_documents, several_seeds
 from lightning_rl.cli.artifacts import export, record
 from lightning_rl.cli.listing import listing
 from lightning_rl.cli.resume import SavedRun, continue_documents, finished_line
@@ -32,6 +32,10 @@ def fit(request: Request) -> int:
     for name in ("ckpt_path", "init_from"):
         check_file(request, name)
     fit_documents(request)
+    if several_seeds(request):
+        from lightning_rl.cli.seeds import fit_seeds
+
+        return fit_seeds(request)
     cli = build(request, _tokens(request))
     if cli is None:
         return 0

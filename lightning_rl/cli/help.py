@@ -56,7 +56,10 @@ _OPTIONS = {
     "lines": ("N", "runs tail: rows to begin with (default 10)"),
     "allow_change": ("KEY", "let this key differ from the saved configuration; repeatable"),
     "dry_run": ("", "list the cells and the estimated time, train nothing"),
-    "workers": ("N", "cells at a time, each in a process of its own"),
+    "workers": (
+        "N",
+        "cells of a study, or runs of --run.seeds, at a time; each in a process of its own",
+    ),
     "reference": ("FILE", "results.json to compare with; exit 1 where something is worse"),
     "run.root": ("DIR", "the same as --output_dir"),
     "name": ("NAME", "name of the study"),

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lightning_rl.cli.shared import say
 from lightning_rl.errors import ConfigError
@@ -32,50 +33,73 @@ def scores_by_pair(results: Sequence[CellResult]) -> dict[Pair, list[float]]:
     return {pair: scores for pair, scores in found.items() if scores}
 
 
-def show_table(results: Sequence[CellResult]) -> None:
+def summarise(results: Sequence[CellResult]) -> list[dict[str, Any]]:
+    """Return one object per environment and algorithm: IQM over seeds, 95 % interval, and so on.
+
+    Without `rliable`, and for a single seed, there is no interval.
+    """
+    from lightning_rl.runs.statistics import interquartile_mean, mean
+
+    scores = scores_by_pair(results)
+    summaries = []
+    for pair, group in by_pair(results).items():
+        own = scores.get(pair)
+        seconds = sum(result.metrics.get("wall_time_s") or 0.0 for result in group)
+        summaries.append(
+            {
+                "environment": pair[0],
+                "algorithm": pair[1],
+                "seeds": len(group),
+                "succeeded": len(own or []),
+                "iqm": interquartile_mean(own) if own else None,
+                "interval": _interval(own or []),
+                "mean": mean(own) if own else None,
+                "lowest": min(own) if own else None,
+                "highest": max(own) if own else None,
+                "training_s": seconds,
+            }
+        )
+    return summaries
+
+
+def show_table(summaries: Sequence[dict[str, Any]]) -> None:
     """Print one line per environment and algorithm."""
     from rich.console import Console
     from rich.table import Table
 
-    from lightning_rl.runs.statistics import interquartile_mean, mean
-
     table = Table(title="Mean return per seed, over the seeds")
     for column in ("environment", "algorithm"):
         table.add_column(column)
-    intervals = _intervals(results)
-    columns = ("seeds", "IQM", "95 % interval", "mean", "lowest", "highest", "training")
-    for column in columns:
+    for column in ("seeds", "IQM", "95 % interval", "mean", "lowest", "highest", "training"):
         table.add_column(column, justify="right")
-    scores = scores_by_pair(results)
-    for pair, group in by_pair(results).items():
-        own = scores.get(pair, [])
-        seconds = sum(result.metrics.get("wall_time_s") or 0.0 for result in group)
-        numbers = ["-"] * 5
-        if own:
-            values = (interquartile_mean(own), mean(own), min(own), max(own))
-            middle, average, low, high = (f"{value:.2f}" for value in values)
-            numbers = [middle, intervals.get(pair, "-"), average, low, high]
-        table.add_row(*pair, f"{len(own)} of {len(group)}", *numbers, f"{seconds:.0f} s")
+    for summary in summaries:
+        table.add_row(
+            *(summary["environment"], summary["algorithm"]),
+            f"{summary['succeeded']} of {summary['seeds']}",
+            _shown(summary["iqm"]),
+            " to ".join(map(_shown, summary["interval"] or [None])),
+            *(_shown(summary[key]) for key in ("mean", "lowest", "highest")),
+            f"{summary['training_s']:.0f} s",
+        )
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=PLAIN_WIDTH)
     console.print(table)
 
 
-def _intervals(results: Sequence[CellResult]) -> dict[Pair, str]:
-    """Return the bootstrap intervals as text; none where rliable is missing."""
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _interval(scores: Sequence[float]) -> list[float] | None:
     from lightning_rl.runs.statistics import interval
 
-    found = {}
-    for pair, scores in scores_by_pair(results).items():
-        if len(scores) < 2:
-            continue
-        try:
-            low, high = interval(scores)
-        except ConfigError:
-            return {}
-        found[pair] = f"{low:.2f} to {high:.2f}"
-    return found
+    if len(scores) < 2:
+        return None
+    try:
+        return list(interval(scores))
+    except ConfigError:
+        return None
 
 
 def draw(folder: Path, results: Sequence[CellResult]) -> None:

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.cli.arguments import Request
+from lightning_rl.cli.arguments import STUDY_KEYS, Request
 from lightning_rl.cli.configs import find_config
-from lightning_rl.cli.report import compare_with, draw, show_table
+from lightning_rl.cli.report import compare_with, draw, show_table, summarise
 from lightning_rl.cli.shared import say
 from lightning_rl.cli.study_file import BUDGETS, Plan, plan_study
 from lightning_rl.cli.yaml_check import parse_document, read_document
 from lightning_rl.errors import ConfigError, Interrupted
 from lightning_rl.runs.directory import RunDirectory
+from lightning_rl.runs.plain_json import dumps
 from lightning_rl.runs.statistics import check_installed
 from lightning_rl.runs.study import (
     OUTPUT_FILE,
@@ -30,12 +31,9 @@ from lightning_rl.runs.study import (
     write_results,
 )
 from lightning_rl.runs.workers import Workers
+from lightning_rl.storage.sealed import atomic_write_text
 
-OPTIONS = (
-    *("name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
-    *("workers", "reference"),
-)
-"""Keys of a study that are options too."""
+SUMMARY_JSON = "summary.json"
 
 
 def study(request: Request) -> int:
@@ -44,9 +42,8 @@ def study(request: Request) -> int:
     if request.positionals or len(configs) != 1:
         raise ConfigError("study: expected one file, as in `lightning-rl study --config FILE`")
     document = read_document(*find_config(configs[0]))
-    options = {key: _value(key, request.own[key]) for key in OPTIONS if key in request.own}
-    if "run.root" in request.own:
-        options["output_dir"] = request.own["run.root"]
+    given = {key: _value(key, request.own[key]) for key in STUDY_KEYS if key in request.own}
+    options = {key.replace("run.root", "output_dir"): value for key, value in given.items()}
     plan = plan_study(document, options)
     check_unchanged(plan.cells)
     if request.own.get("dry_run"):
@@ -71,9 +68,11 @@ def run_plan(plan: Plan) -> int:
         stopped_by = _run_cells(plan)
         results = [outcome(cell) for cell in plan.cells]
         write_results(plan.folder, results)
-    show_table(results)
+        summaries = summarise(results)
+        atomic_write_text(plan.folder / SUMMARY_JSON, dumps(summaries) + "\n")
+    show_table(summaries)
     if stopped_by is not None:
-        say(f"stopped by {stopped_by.name}; the same command continues where it stopped")
+        say(f"stopped by {stopped_by.name}; {plan.again} continues where it stopped")
         raise Interrupted(stopped_by)
     draw(plan.folder, results)
     say(f"results: {plan.folder / 'results.json'}")
@@ -217,9 +216,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def workers_asked(request: Request) -> int:
+    """Return what `--workers` says, 1 without it.
+
+    Raises:
+        ConfigError: It is no whole number of at least 1.
+    """
+    value = _value("workers", request.own.get("workers", "1"))
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"--workers: expected a whole number of at least 1, got {value!r}")
+    return value
+
+
 def _value(key: str, text: str) -> Any:
     """Return an option's value as the study file would hold it."""
-    if key in ("name", "output_dir", "reference", "log_level"):
+    if key in ("name", "run.root", "output_dir", "reference", "log_level"):
         return text
     listed = key == "seeds" and "," in text and not text.startswith("[")
     try:

@@ -36,6 +36,7 @@ class Plan:
         cells: In the order of the results: by environment, model, seed.
         workers: Cells at a time.
         reference: Results of an earlier study to compare with, if any.
+        again: What a message calls the command that continues it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Plan:
     cells: list[Cell]
     workers: int = 1
     reference: Path | None = None
+    again: str = "the same command"
 
 
 @dataclass

@@ -42,6 +42,8 @@ class RunConfig:
             `<name>-v3`, and so on.
         require_exact: Refuse, before the first env step, an environment whose state cannot be
             restored (`boundary`), with which a resumed run would not equal one never stopped.
+        seeds: Runs of `lightning-rl fit`, one per seed, from `seed_everything` on (1 where that
+            is drawn), each in a folder `seed<n>` of this run's; at least 1.
 
     Raises:
         ConfigError: A name is not one plain path component, or there is no such log level.
@@ -55,6 +57,7 @@ class RunConfig:
     log_level: str = "INFO"
     new_version: bool = False
     require_exact: bool = False
+    seeds: int = 1
 
     def __post_init__(self) -> None:
         """Check what can be checked before anything is created."""
@@ -63,6 +66,10 @@ class RunConfig:
         if self.log_level not in levels:
             raise ConfigError(
                 f"run.log_level: expected one of {', '.join(levels)}, got {self.log_level!r}"
+            )
+        if not isinstance(self.seeds, int) or isinstance(self.seeds, bool) or self.seeds < 1:
+            raise ConfigError(
+                f"run.seeds: expected a whole number of at least 1, got {self.seeds!r}"
             )
         for key in ("experiment", "name"):
             value = getattr(self, key)

@@ -159,7 +159,8 @@ def performance_profiles(scores: Scores) -> Figure:
                 thresholds, low, high, step="post", color=style.colour(algorithm), alpha=0.2, lw=0
             )
     runs = sorted({len(table) for table in tables.values()})
-    axis.set_title(f"{len(scores)} environments, {' or '.join(map(str, runs))} runs of each")
+    number = f"{len(scores)} environments" if len(scores) > 1 else "1 environment"
+    axis.set_title(f"{number}, {' or '.join(map(str, runs))} runs of each")
     axis.set_xlabel("scaled return τ (0 lowest run, 1 highest of an environment)")
     axis.set_ylabel("share of runs with return ≥ τ")
     axis.set_ylim(-0.02, 1.02)

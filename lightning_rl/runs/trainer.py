@@ -105,6 +105,11 @@ class Trainer(pl.Trainer):
             }
         )
         self.run_config = run if isinstance(run, RunConfig) else RunConfig(**(run or {}))
+        if self.run_config.seeds > 1:
+            raise ConfigError(
+                f"run.seeds: a trainer makes one run, got {self.run_config.seeds}; "
+                "`lightning-rl fit --run.seeds N` makes several"
+            )
         self.eval_every_env_steps = eval_every_env_steps
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
         self.num_threads = num_threads

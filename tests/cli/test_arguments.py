@@ -180,3 +180,16 @@ def test_options_of_the_configuration_belong_to_every_command() -> None:
     """`study` has `--run.root` as an option of its own; `fit` has it still."""
     request = fit_request("--run.root", "elsewhere")
     assert [option.token for option in request.options] == ["--run.root=elsewhere"]
+
+
+@pytest.mark.parametrize("key", ["run.root", "run.name", "run.log_level"])
+def test_a_studys_keys_do_not_hide_those_of_a_run(key: str) -> None:
+    assert read_request("fit", [f"--{key}", "x"]).raw == [(key, "x")]
+
+
+def test_a_studys_budget_does_not_hide_the_models() -> None:
+    request = read_request("fit", ["--total_env_steps", "5"])
+    with pytest.raises(ConfigError, match=r"did you mean '--model\.total_env_steps'"):
+        fit_documents(request)
+    with pytest.raises(ConfigError, match="--dry_run is an option of study, not of fit"):
+        read_request("fit", ["--dry-run"])

@@ -118,7 +118,7 @@ COMMANDS = {
     "section left out": ("fit --gamma 0.9", "unknown option --gamma; did you mean '--model.gamma'?"),
     "section misspelt": ("fit --modle.gamma 0.9", "did you mean '--model.gamma'?"),
     "option of another algorithm": ("fit --model dqn --model.gae_lambda 0.9", "unknown option --model.gae_lambda"),
-    "option of another command": ("fit --episodes 3", "--episodes is an option of validate, test, predict, not of fit"),
+    "option of another command": ("fit --episodes 3", "--episodes is an option of validate, test, predict, record, not of fit"),
     "misspelt own option": ("fit --init_form a.ckpt", "did you mean '--init_from'?"),
     "option's type": ("fit --model.gamma high", "--model.gamma: expected float, got 'high'"),
     "option without value": ("fit --model.gamma", "--model.gamma: expected a value"),

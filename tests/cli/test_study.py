@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from lightning_rl.cli import report
-from lightning_rl.cli.report import compare_with, scores_by_pair, show_table
+from lightning_rl.cli.report import compare_with, scores_by_pair, show_table, summarise
 from lightning_rl.cli.study import duration, run_plan, show_plan
 from lightning_rl.cli.study_file import Plan
 from lightning_rl.errors import ConfigError
@@ -118,7 +118,7 @@ def test_a_run_directory_is_no_place_for_a_study(tmp_path: Path) -> None:
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     results = [result("PPO", seed, float(seed)) for seed in (1, 2, 3)]
     results += [result("DQN", 1, None), result("DQN", 2, 8.0), result("SAC", 1, None)]
-    show_table(results)
+    show_table(summarise(results))
     lines = [line.split("│")[1:-1] for line in capsys.readouterr().out.splitlines() if "│" in line]
     cells = [[cell.strip() for cell in line] for line in lines]
     assert cells == [
@@ -133,7 +133,7 @@ def test_without_rliable_a_study_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr(statistics.importlib.util, "find_spec", lambda _name: None)
     results = [result("PPO", 1, 1.0), result("PPO", 2, 2.0)]
-    show_table(results)
+    show_table(summarise(results))
     report.draw(tmp_path, results)
     out = capsys.readouterr().out
     assert "1.50" in out

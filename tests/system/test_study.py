@@ -221,6 +221,29 @@ def test_a_stopped_study_saves_and_goes_on(never_killed: Place, tmp_path: Path) 
     assert numbers(place.results()) == numbers(expected)
 
 
+def test_fit_of_several_seeds(tmp_path: Path) -> None:
+    model = {"class_path": "PPO", "init_args": {**PPO["init_args"], "total_env_steps": 128}}
+    content = {"model": model, "trainer": {**STUDY["trainer"], "test_episodes": 4}}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(content))
+    words = ["fit", "--config", str(tmp_path / "fit.yaml"), "--run.root", str(tmp_path)]
+    words += ["--run.experiment", "e", "--run.name", "r", "--run.seeds", "2", "--workers", "2"]
+    assert finish(start_command([*words, "--seed_everything", "5"], tmp_path / "output.txt")) == 0
+    folder = tmp_path / "e" / "r"
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["seed"] for r in results] == [5, 6]
+    assert [r["execution"]["total_episodes"] for r in results] == [4, 4]
+    scores = [r["execution"]["mean_reward"] for r in results]
+    (summary,) = json.loads((folder / "summary.json").read_text())
+    assert summary["iqm"] == pytest.approx(sum(scores) / 2)
+    assert summary["interval"] == pytest.approx(sorted(scores))
+    text = (tmp_path / "output.txt").read_text()
+    assert f"{min(scores):.2f} to {max(scores):.2f}" in text
+    for seed in (5, 6):
+        saved = yaml.safe_load((folder / f"seed{seed}" / "config.yaml").read_text())
+        assert (saved["seed_everything"], saved["run"]["seeds"]) == (seed, 1)
+        assert saved["run"]["name"] == f"seed{seed}"
+
+
 def test_failures_are_contained(tmp_path: Path) -> None:
     place = Place(
         tmp_path / "failing",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 
 import psutil
+import torch
 from lightning.pytorch import Trainer
 
 from lightning_rl.callbacks.base import Agent, Callback
@@ -24,6 +26,10 @@ class Throughput(Callback):
     - `time/elapsed_s`: training wall time in seconds, added up over all attempts of the run.
     - `time/eta_s`: seconds until the budget is spent, at the speed of the last 20 rows.
     - `system/rss_mb`: resident memory of this process in MB (10^6 bytes).
+    - `system/gpu_memory_mb`: memory of the agent's CUDA device in use by tensors, in MB.
+    - `system/gpu_reserved_mb`: the same, with what PyTorch keeps for later.
+    - `system/gpu_utilization`: percent of the last moments in which the device was busy; only with
+      the package `nvidia-ml-py`.
     """
 
     def __init__(self) -> None:
@@ -44,6 +50,7 @@ class Throughput(Callback):
         self._marks.append(now)
         seconds = now[0] - before[0]
         row = {"time/elapsed_s": now[0], "system/rss_mb": self._process.memory_info().rss / 1e6}
+        row |= gpu_statistics(getattr(agent, "device", None))
         if seconds > 0:
             row["time/env_steps_per_second"] = (now[1] - before[1]) / seconds
             row["time/gradient_steps_per_second"] = (now[2] - before[2]) / seconds
@@ -54,6 +61,20 @@ class Throughput(Callback):
         if progress > 0:
             row["time/eta_s"] = max(0.0, 1.0 - now[4]) * (now[0] - oldest[0]) / progress
         return row
+
+
+def gpu_statistics(device: torch.device | None) -> Statistics:
+    """Return what `Throughput` logs about a CUDA device; nothing for any other."""
+    if device is None or device.type != "cuda":
+        return {}
+    row = {
+        "system/gpu_memory_mb": torch.cuda.memory_allocated(device) / 1e6,
+        "system/gpu_reserved_mb": torch.cuda.memory_reserved(device) / 1e6,
+    }
+    # Without the package, or where the driver does not tell (MIG slices), by errors of its own.
+    with contextlib.suppress(Exception):
+        row["system/gpu_utilization"] = float(torch.cuda.utilization(device))
+    return row
 
 
 def _mark(agent: Agent) -> tuple[float, ...]:

@@ -51,11 +51,12 @@ OWN_OPTIONS = {
         *("limit", "metric", "agent_id", "min_episode", "max_episode", "source", "sql", "yes"),
         "lines",
     ),
+    "doctor": ("help", "trust"),
     "list": ("help", "trust"),
 }
 """The options of each command that are not part of the configuration."""
 
-PLAIN = ("export", "study", "runs", "list")
+PLAIN = ("export", "study", "runs", "doctor", "list")
 """Commands that take no run's configuration."""
 
 _FLAGS = (

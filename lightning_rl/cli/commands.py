@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning_rl.cli.arguments import Request, fit_documents, several_seeds
 from lightning_rl.cli.artifacts import export, record
+from lightning_rl.cli.doctor import doctor
 from lightning_rl.cli.listing import listing
 from lightning_rl.cli.resume import SavedRun, continue_documents, finished_line
 from lightning_rl.cli.shared import (
@@ -144,6 +145,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "export": export,
     "study": study,
     "runs": runs,
+    "doctor": doctor,
     "list": show_list,
 }
 

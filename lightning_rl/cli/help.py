@@ -18,6 +18,7 @@ COMMANDS = {
     "export": "write a policy as ONNX or torch.export file that runs without this package",
     "study": "train environments × models × seeds from one file, and show the results",
     "runs": "runs list | show | compare | query | prune | tail",
+    "doctor": "doctor [ENV_ID]: check this installation with a tiny run, in half a minute",
     "list": "list algorithms | configs | tags | environments",
 }
 

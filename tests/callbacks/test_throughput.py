@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from lightning_rl.callbacks.throughput import Throughput
 
@@ -67,3 +68,21 @@ def test_has_no_state(agent):
     callback = Throughput()
     callback.on_training_begins(None, agent)
     assert callback.state_dict() == {}
+
+
+def test_a_gpu_is_measured_where_the_agent_has_one(agent, monkeypatch):
+    def unknown(device):
+        raise ModuleNotFoundError("pynvml")
+
+    assert not any("gpu" in tag for tag in Throughput().metrics(None, agent))
+    agent.device = torch.device("cpu")
+    assert not any("gpu" in tag for tag in Throughput().metrics(None, agent))
+    agent.device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3_000_000)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5_500_000)
+    monkeypatch.setattr(torch.cuda, "utilization", unknown)
+    row = Throughput().metrics(None, agent)
+    assert (row["system/gpu_memory_mb"], row["system/gpu_reserved_mb"]) == (3.0, 5.5)
+    assert "system/gpu_utilization" not in row
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 42)
+    assert Throughput().metrics(None, agent)["system/gpu_utilization"] == 42.0

@@ -16,6 +16,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lightning_rl.loggers.axis import Clock, env_steps_of
 from lightning_rl.storage.sealed import atomic_write_bytes
 from lightning_rl.types import VOLATILE_TAGS
 
@@ -37,6 +38,10 @@ class CSVMetrics(Logger):
     A row is one write, so a kill leaves at most a torn last line, which is dropped on
     resume. A full disk does not stop a run: rows wait in memory and are written when there is room.
 
+    Attributes:
+        path: The file.
+        clock: Of the run that is under way.
+
     Args:
         save_dir: Folder of the file, usually the run directory; made when needed.
         filename: Name of the file in it.
@@ -45,6 +50,7 @@ class CSVMetrics(Logger):
     def __init__(self, save_dir: str | Path, filename: str = "metrics.csv") -> None:
         super().__init__()
         self.path = Path(save_dir) / filename
+        self.clock: Clock | None = None
         self._columns = list(FIRST_COLUMNS)
         self._rows = 0  # logged so far, those waiting included
         self._good_bytes: int | None = None  # file size up to the last whole row, None: not begun
@@ -80,6 +86,7 @@ class CSVMetrics(Logger):
             metrics: Tag to number; `episode` fills the second column.
             step: Env steps.
         """
+        step = env_steps_of(self.clock, metrics, step)
         row = {tag: _text(value) for tag, value in metrics.items()}
         row["step"] = "" if step is None else str(int(step))
         new_columns = [tag for tag in row if tag not in self._columns]

@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
+from lightning_rl.loggers.axis import Clock, env_steps_of
 from lightning_rl.loggers.courier import Courier, NoExperiment
 from lightning_rl.loggers.trackers import RunDescription, Tracker, tracker_of
 
@@ -28,6 +29,7 @@ class _Isolated(Logger):
     _tracker: Tracker
     _courier: Courier
     _patience_s: float  # what is left of PATIENCE_S
+    _clock: Clock | None
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Hand over a row."""
@@ -37,6 +39,7 @@ class _Isolated(Logger):
             return
         # A tensor may be written to, and the mapping filled, before the courier comes by.
         numbers = {tag: getattr(v, "item", lambda v=v: v)() for tag, v in metrics.items()}
+        step = env_steps_of(self._clock, metrics, step)
         row = self._tracker.row(numbers, step)
         self._courier.send(partial(inner.log_metrics, row, step), is_row=True)
 
@@ -108,7 +111,7 @@ def isolate(logger: Logger, run: RunDescription, known: Mapping[str, Any]) -> Lo
     tracker.prepare(run, known)
     logger.__class__ = type(kind.__name__, (_Isolated, kind), {"__module__": kind.__module__})
     isolated: Any = logger
-    isolated._tracker, isolated._patience_s = tracker, 0.0
+    isolated._tracker, isolated._patience_s, isolated._clock = tracker, 0.0, None
     isolated._courier = Courier(kind.__name__, tracker.open)
     isolated._courier.start()
     return logger
@@ -117,4 +120,5 @@ def isolate(logger: Logger, run: RunDescription, known: Mapping[str, Any]) -> Lo
 def release(logger: Logger) -> None:
     """Make an isolated logger what it was before; a last call of it may still be under way."""
     if isinstance(logger, _Isolated):
+        logger._clock = None  # which knows the agent
         logger.__class__ = type(logger).__mro__[2]

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from lightning_rl.loggers.axis import Clock, env_steps_of
 from lightning_rl.loggers.database import (
     BUSY_TIMEOUT_S,
     MetricsDatabase,
@@ -50,6 +51,7 @@ class SQLiteLogger(Logger):
 
     Attributes:
         path: The file.
+        clock: Of the run that is under way.
 
     Args:
         path: The file; default `metrics.db` in the run directory, or in the current one under a
@@ -59,6 +61,7 @@ class SQLiteLogger(Logger):
     def __init__(self, path: str | Path | None = None) -> None:
         super().__init__()
         self._follows_run = path is None
+        self.clock: Clock | None = None
         self._begin_file(Path(DEFAULT_NAME if path is None else path))
 
     def _begin_file(self, path: Path) -> None:
@@ -112,6 +115,7 @@ class SQLiteLogger(Logger):
                 column of its own.
             step: Env steps.
         """
+        step = env_steps_of(self.clock, metrics, step)
         episode = metrics.get("episode")
         values = {tag: _number(value) for tag, value in metrics.items() if tag != "episode"}
         self._append(

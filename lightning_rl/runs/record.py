@@ -105,7 +105,7 @@ class RunRecord(Callback):
             return
         self._training = True
         if self._tracking is not None:
-            self._tracking.catch_up(self.directory.metrics_csv)
+            self._tracking.begin(lambda: int(agent.env_steps), self.directory.metrics_csv)
         attempts = self._record["attempts"]
         attempts[-1]["start_env_steps"] = int(agent.env_steps)
         self._write()

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_rl.errors import Interrupted
+from lightning_rl.loggers.axis import Clock
 from lightning_rl.loggers.csv import CSVMetrics, read_metrics
 from lightning_rl.loggers.isolation import PATIENCE_S, isolate, release
 from lightning_rl.loggers.sqlite import SQLiteLogger
@@ -80,12 +81,13 @@ class Tracking:
         for logger in self._loggers.values():
             logger.log_hyperparams(config)
 
-    def catch_up(self, metrics_csv: Path) -> None:
+    def begin(self, clock: Clock, metrics_csv: Path) -> None:
         """Send what earlier attempts logged and a tracker has not received.
 
         Rows wait in memory when a run is killed, and a tracker may be new to the run.
 
         Args:
+            clock: Env steps of the run, for rows that come without.
             metrics_csv: The run's rows up to where it goes on.
         """
         rows = read_metrics(metrics_csv) if metrics_csv.exists() else []
@@ -99,6 +101,7 @@ class Tracking:
                 step = row.get("step")
                 metrics = {tag: value for tag, value in row.items() if tag != "step"}
                 logger.log_metrics(metrics, None if step is None else int(step))
+            logger._clock = clock
 
     def close(self, error: BaseException | None, keep_artifacts: bool = True) -> None:
         """Deliver what waits, keep artifacts, end the runs and give the loggers back.

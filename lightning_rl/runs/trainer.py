@@ -31,7 +31,13 @@ from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.loggers.trackers import RunDescription
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
-from lightning_rl.runs.tracking import Tracking, describe, known_trackers, resolved_config
+from lightning_rl.runs.tracking import (
+    LOCAL,
+    Tracking,
+    describe,
+    known_trackers,
+    resolved_config,
+)
 from lightning_rl.storage.sealed import remove_temporaries
 from lightning_rl.storage.segments import (
     RANK_FOLDER,
@@ -270,6 +276,9 @@ class Trainer(pl.Trainer):
                 directory.supersede(start)
             tracking = self._install(directory, start)
             tracking.log_config(resolved_config(self.config_text, agent))
+            for item in self.loggers:
+                if isinstance(item, LOCAL):
+                    item.clock = lambda: agent.env_steps
             with _closing(tracking):
                 yield
 

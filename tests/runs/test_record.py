@@ -349,7 +349,7 @@ def test_what_trackers_call_the_run_is_recorded_as_soon_as_it_is_known(tmp_path)
     tracking = SimpleNamespace(
         identities=identities,
         be_patient=lambda: patience.append(time.monotonic()),
-        catch_up=lambda metrics_csv: None,
+        begin=lambda clock, metrics_csv: None,
     )
     record, trainer = start(tmp_path / "r", make_agent(), tracking=tracking)
     assert len(patience) == 1

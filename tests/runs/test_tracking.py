@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 from lightning_rl import PPO, Trainer
@@ -254,3 +254,18 @@ def test_rows_that_a_kill_kept_from_a_tracker_are_sent_later(tmp_path):
     fitted.fit(agent(), ckpt_path="last")
     local = read_metrics(fitted.run_dir / "metrics.csv")
     assert [step for step, _ in first.rows[:3] + second.rows] == [row["step"] for row in local]
+
+
+@pytest.mark.filterwarnings("ignore")  # psutil's, about processors that it cannot read
+def test_lightnings_own_callbacks_log_on_the_same_axis(tmp_path):
+    own = Faulty(after=10**6)
+    monitor = DeviceStatsMonitor(cpu_stats=True)
+    fitted = trainer(tmp_path, own, callbacks=[monitor])
+    fitted.fit(agent())
+    tag = "DeviceStatsMonitor.on_train_batch_end/cpu_percent"
+    expected = [32 * n for n in range(1, 11)]
+    local = read_metrics(fitted.run_dir / "metrics.csv")
+    assert [row["step"] for row in local if tag in row] == expected
+    assert [step for step, metrics in own.rows if tag in metrics] == expected
+    stored = query_metrics(fitted.run_dir / "metrics.db", metric_name=tag)
+    assert [row["env_steps"] for row in stored] == expected

@@ -38,7 +38,7 @@ def kill_point(name: str) -> None:
 
     For tests of crash safety; `count` is the pass at which to die, counted from 1. Points:
     `save:before_write`, `save:mid_write`, `save:after_write`, `save:after_fsync`,
-    `save:after_rename`.
+    `save:after_rename`, `sqlite:mid_rewind`, `sqlite:before_commit`, `sqlite:after_commit`.
     """
     wanted = os.environ.get("LIGHTNING_RL_KILL_POINT")
     if not wanted or not wanted.startswith(name):

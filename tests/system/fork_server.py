@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from lightning_rl.loggers import query_metrics
+from lightning_rl.loggers.database import open_read_only
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
@@ -197,6 +198,21 @@ def database_rows(run: Run) -> list[dict[str, Any]]:
         for row in query_metrics(run.directory / "metrics.db")
         if not row["metric_name"].startswith(("time/", "system/"))
     ]
+
+
+def assert_gapless(run: Run) -> None:
+    """Check that rows of `metrics.db` are counted without gap and that no clock runs backwards."""
+    rows = query_metrics(run.directory / "metrics.db")
+    with open_read_only(run.directory / "metrics.db") as connection:
+        events = [event for (event,) in connection.execute("SELECT event FROM metrics")]
+    assert sorted(set(events)) == list(range(1, max(events) + 1))
+    episodes = [row["episode"] for row in rows if row["metric_name"] == "episode/reward"]
+    assert episodes == list(range(len(episodes)))
+    for column in ("env_steps", "attempt"):
+        values = [row[column] for row in rows]
+        assert values == sorted(values), column
+    steps = [int(row["step"]) for row in metric_rows(run)]
+    assert steps == sorted(steps)
 
 
 def record(run: Run) -> dict[str, Any]:

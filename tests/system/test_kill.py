@@ -13,6 +13,7 @@ from tests.system.fork_server import (
     KILLED,
     Run,
     assert_equal,
+    assert_gapless,
     complete,
     finish,
     kill_at_random,
@@ -44,6 +45,7 @@ def check_kills(run: Run, folder: Path, kills: int, per_run: int = 4) -> None:
         hits += kill_at_random(killed, draws, duration, min(per_run, kills - hits))
         resume_to_end(killed)
         assert_equal(reference, killed)
+        assert_gapless(killed)
         copies += 1
 
 
@@ -71,6 +73,25 @@ def test_sigkill_of_runs_with_other_settings(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", IMAGES)
 def test_sigkill_with_images(name: str, tmp_path: Path) -> None:
     check_kills(IMAGES[name], tmp_path, 3)
+
+
+def test_a_chain_of_kills(tmp_path: Path) -> None:
+    run = RUNS["dqn-cartpole"].changed(total_env_steps=2_000)
+    check_kills(run, tmp_path, 6, per_run=6)
+
+
+@pytest.mark.parametrize("point", ["mid_rewind", "before_commit", "after_commit"])
+def test_sigkill_while_the_metrics_database_is_written(
+    point: str, references: dict[str, Run], tmp_path: Path
+) -> None:
+    killed = RUNS["dqn-cartpole"].at(tmp_path)
+    first = "save:before_write:6" if point == "mid_rewind" else f"sqlite:{point}:3"
+    for kill_point in (first, f"sqlite:{point}"):
+        run = replace(killed.resumed(), kill_point=kill_point)
+        assert finish(start(run)) == KILLED
+    resume_to_end(killed)
+    assert_equal(references["dqn-cartpole"], killed)
+    assert_gapless(killed)
 
 
 @pytest.mark.slow

@@ -13,10 +13,13 @@ import lightning_rl
 
 PUBLIC = [
     "CrossQ",
+    "C51",
     "DDPG",
     "DiscreteSAC",
     "DQN",
     "PPO",
+    "PQN",
+    "QRDQN",
     "SAC",
     "TD3",
     "SARSA",
@@ -27,6 +30,7 @@ PUBLIC = [
     "ExecutionResult",
     "ExpectedSARSA",
     "QLearning",
+    "Rainbow",
     "RunResult",
     "Trainer",
     "__version__",

@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from gymnasium import spaces
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,15 +30,15 @@ from lightning_rl.buffers.n_step import NStepReplay
 from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import ConfigError, check_choice
+from lightning_rl.errors import check_choice
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.exploration import EpsilonGreedy
-from lightning_rl.experience.hyperparameters import check_common_ranges
+from lightning_rl.experience.exploration import EpsilonGreedy, scheduled
+from lightning_rl.experience.hyperparameters import check_common_ranges, num_discrete_actions
 from lightning_rl.experience.off_policy import (
     OffPolicySource,
     gradient_steps_in,
-    prepare_minibatch,
     unit_env_steps,
+    value_step,
 )
 from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
@@ -51,7 +50,7 @@ from lightning_rl.functional.schedules import linear
 from lightning_rl.functional.weighting import weighted_loss
 from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.greedy import GreedyPolicy
-from lightning_rl.networks.noisy import noiseless, redraw_noise
+from lightning_rl.networks.noisy import redraw_noise, with_own_noise, without_noise
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.networks.target import IntervalUpdate
 from lightning_rl.networks.values import QNetwork
@@ -191,8 +190,7 @@ class DQN(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        if not isinstance(self.action_space, spaces.Discrete):
-            raise ConfigError(f"DQN expects a Discrete action space, received {self.action_space}")
+        num_actions = num_discrete_actions("DQN", self.action_space)
         check_common_ranges(self._arguments)
         check_choice("loss", loss, LOSSES)
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
@@ -202,7 +200,6 @@ class DQN(Algorithm):
         self.priority_alpha, self.priority_beta = priority_alpha, priority_beta
         self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
         self.env_steps_per_iteration = env_steps_per_iteration
-        num_actions = int(self.action_space.n)
         self.exploration = EpsilonGreedy(num_actions, epsilon_start, epsilon_end, epsilon_fraction)
         with self.seeded_initialization():
             self.network = QNetwork(
@@ -233,8 +230,13 @@ class DQN(Algorithm):
         )
 
     def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:  # noqa: D102
-        with torch.no_grad(), noiseless(self.network):
-            action = self.network(observation).argmax(-1).numpy(force=True)
+        with torch.no_grad():
+            if self.noisy and not deterministic:
+                generator = self.streams.torch("exploration")
+                q_values = with_own_noise(self.network, observation, generator)
+            else:
+                q_values = without_noise(self.network, observation)
+        action = q_values.argmax(-1).numpy(force=True)
         if deterministic:
             return action
         return self.exploration.disturb(action, self.progress, self.streams.numpy("exploration"))
@@ -276,14 +278,9 @@ class DQN(Algorithm):
         for minibatch in minibatches:
             if self.noisy:
                 redraw_noise(self.streams.torch("update"), self.network, self.target_network)
-            gradient, statistics = self.gradient(prepare_minibatch(self, minibatch))
-            self.apply_gradient(self.flat, gradient, self.max_grad_norm)
-            self.statistics.add(TRAINING_TAGS, self.source.learn_errors(minibatch, statistics))
-            self.target_update.follow(self.env_steps, self.target_network, self.network)
+            value_step(self, minibatch, TRAINING_TAGS)
         absorb_unit(self, self.network.observation_normalizer)
-        return self.finish_update(
-            {"train/epsilon": self.epsilon, "train/learning_rate": self.learning_rate}
-        )
+        return self.finish_update(scheduled(self))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""

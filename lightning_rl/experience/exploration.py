@@ -11,10 +11,16 @@ import numpy as np
 from lightning_rl.errors import check_ranges
 from lightning_rl.experience.collector import Act
 from lightning_rl.functional.schedules import linear
-from lightning_rl.types import Array
+from lightning_rl.types import Array, Statistics
 
 Greedy = Callable[[Any], Array]
 """From observations `(N, *obs_shape)` to the greedy actions `(N,)` int64."""
+
+
+def scheduled(agent: Any) -> Statistics:
+    """Return the numbers of an epsilon-greedy agent that follow schedules, to be logged."""
+    epsilon = agent.exploration.epsilon(agent.progress)
+    return {"train/epsilon": epsilon, "train/learning_rate": agent.learning_rate}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""The ranges of hyperparameters that have one meaning wherever they occur."""
+"""Checks of what has one meaning wherever it occurs: ranges of hyperparameters, action spaces."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_rl.errors import check_ranges
+from gymnasium import spaces
+
+from lightning_rl.errors import ConfigError, check_ranges
 
 RANGES: dict[str, tuple[float, float | None]] = {
     "num_steps": (1, None),
@@ -19,6 +21,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "target_update_interval": (1, None),
     "env_steps_per_iteration": (1, None),
     "n_step": (1, None),
+    "num_quantiles": (1, None),
+    "q_lambda": (0.0, 1.0),
     "priority_alpha": (0.0, 1.0),
     "priority_beta": (0.0, 1.0),
     "tau": (0.0, 1.0),
@@ -30,6 +34,17 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "max_grad_norm": (0.0, None),
 }
 """Name to lowest and highest value; None is no bound."""
+
+
+def num_discrete_actions(algorithm: str, space: spaces.Space) -> int:
+    """Return the number of actions of a Discrete space.
+
+    Raises:
+        ConfigError: For another one.
+    """
+    if not isinstance(space, spaces.Discrete):
+        raise ConfigError(f"{algorithm} expects a Discrete action space, received {space}")
+    return int(space.n)
 
 
 def check_common_ranges(arguments: Mapping[str, Any]) -> None:

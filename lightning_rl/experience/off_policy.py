@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -161,6 +161,20 @@ def make_source(agent: Agent, collector: Collector) -> OffPolicySource:
     return OffPolicySource(
         agent, collector, replay, agent.train_frequency, agent.env_steps_per_iteration
     )
+
+
+def value_step(agent: Agent, minibatch: Transitions, tags: Sequence[str]) -> None:
+    """Make one gradient step of a value network on a sample, and let its target follow.
+
+    Args:
+        agent: With a `gradient`, `flat` parameters, `network`, `target_network`, `target_update`.
+        minibatch: As sampled; errors go back to the replay if it is prioritised.
+        tags: What the loss's statistics and the gradient's norm are called.
+    """
+    gradient, statistics = agent.gradient(prepare_minibatch(agent, minibatch))
+    agent.apply_gradient(agent.flat, gradient, agent.max_grad_norm)
+    agent.statistics.add(tags, agent.source.learn_errors(minibatch, statistics))
+    agent.target_update.follow(agent.env_steps, agent.target_network, agent.network)
 
 
 def prepare_minibatch(agent: Agent, minibatch: Transitions) -> dict[str, Any]:

@@ -5,9 +5,13 @@ Shapes: `B` rows, `K` atoms or quantiles.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from lightning_rl.errors import ConfigError
+from lightning_rl.types import Array
 
 
 def of_action(values: Tensor, action: Tensor) -> Tensor:
@@ -21,9 +25,29 @@ def of_action(values: Tensor, action: Tensor) -> Tensor:
     return values.gather(1, index).squeeze(1)
 
 
+def even_support(v_min: float, v_max: float, num_atoms: int) -> Tensor:
+    """Return `num_atoms` values `(K,)` from `v_min` to `v_max` in even steps.
+
+    Raises:
+        ConfigError: For fewer than two, or an empty interval.
+    """
+    if num_atoms < 2:
+        raise ConfigError(f"expected num_atoms to be at least 2, received {num_atoms}")
+    if not v_min < v_max:
+        raise ConfigError(f"expected v_min below v_max, received {v_min} and {v_max}")
+    return torch.linspace(v_min, v_max, num_atoms)
+
+
 def categorical_mean(logits: Tensor, support: Tensor) -> Tensor:
     """Return the expectations `(...)` of categorical distributions `(..., K)` on `support (K,)`."""
     return logits.softmax(-1) @ support
+
+
+def categorical_mean_array(logits: Array, support: Array) -> Array:
+    """Return expectations `(N, n)` of flat logits `(N, n * K)` on `support (K,)`, for acting."""
+    logits = logits.reshape(len(logits), -1, len(support))
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return (weights @ support) / weights.sum(axis=-1)
 
 
 def project_categorical(atoms: Tensor, probabilities: Tensor, support: Tensor) -> Tensor:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
+
+from lightning_rl.functional.trees import first_leaf, map_tree
+from lightning_rl.types import TensorObservation
 
 
 class NoisyLinear(nn.Module):
@@ -74,13 +78,31 @@ def redraw_noise(generator: torch.Generator, *networks: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def noiseless(network: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode inside the context."""
-    if not network.training:
-        yield
-        return
-    network.eval()
+def _mode(network: nn.Module, training: bool) -> Iterator[None]:
+    before = network.training
+    if before != training:
+        network.train(training)
     try:
         yield
     finally:
-        network.train()
+        if before != training:
+            network.train(before)
+
+
+def without_noise(network: nn.Module, observation: TensorObservation) -> Tensor:
+    """Return the network's output for observations `(B, *obs_shape)` in evaluation mode."""
+    with _mode(network, training=False):
+        return network(observation)
+
+
+def with_own_noise(
+    network: nn.Module, observation: TensorObservation, generator: torch.Generator
+) -> Tensor:
+    """Return the network's output for observations `(B, *obs_shape)`, each with its own noise."""
+    leaves = map_tree(lambda leaf: leaf.split(1), observation)
+    outputs = []
+    with _mode(network, training=True):
+        for row in range(len(first_leaf(observation))):
+            redraw_noise(generator, network)
+            outputs.append(network(map_tree(itemgetter(row), leaves)))
+    return torch.cat(outputs)

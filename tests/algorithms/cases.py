@@ -73,6 +73,7 @@ TABLE = Case(
     metrics=("rollout/mean_reward", "train/td_loss", "train/learning_rate"),
     is_table=True,
 )
+OFF_POLICY = {"learning_starts": 16, "batch_size": 16, "env_steps_per_iteration": 32}
 NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
 CASES: dict[str, Case] = {
     "PPO": Case(
@@ -80,12 +81,16 @@ CASES: dict[str, Case] = {
         gradient_steps=2,
         network="actor",
     ),
-    "DQN": Case(
-        {"learning_starts": 16, "batch_size": 16, "env_steps_per_iteration": 32},
-        gradient_steps=8,
+    "C51": Case({**OFF_POLICY, "num_atoms": 21}, gradient_steps=8, network="network"),
+    "QRDQN": Case({**OFF_POLICY, "num_quantiles": 5}, gradient_steps=8, network="network"),
+    "Rainbow": Case({**OFF_POLICY, "hidden_sizes": (16, 24)}, gradient_steps=8),
+    "PQN": Case(
+        {"num_steps": 16, "minibatch_size": 32, "update_epochs": 2},
+        gradient_steps=2,
         network="network",
     ),
     "CrossQ": replace(_continuous("train/alpha"), network=None),
+    "DQN": Case(OFF_POLICY, gradient_steps=8, network="network"),
     "DDPG": _continuous(),
     "DiscreteSAC": replace(_continuous("train/alpha"), env="CartPole-v1", probe={}),
     "SAC": _continuous("train/alpha"),

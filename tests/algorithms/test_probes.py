@@ -10,8 +10,12 @@ import pytest
 import torch
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.algorithms.c51 import C51
 from lightning_rl.algorithms.dqn import DQN
 from lightning_rl.algorithms.ppo import PPO
+from lightning_rl.algorithms.pqn import PQN
+from lightning_rl.algorithms.qrdqn import QRDQN
+from lightning_rl.algorithms.rainbow import Rainbow
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import (
     ACTION_SPACES,
@@ -21,25 +25,33 @@ from lightning_rl.envs.probes import (
     ProbeEnv,
     TruncationEnv,
 )
+from lightning_rl.functional.distributional import categorical_mean
 
 Fit = Callable[..., Any]
 GAMMA = 0.9
 COMMON = {"learning_rate": 1e-2, "gamma": GAMMA, "hidden_sizes": (16,), "compile": False, "seed": 1}
+ON_POLICY = {**COMMON, "num_steps": 16, "minibatch_size": 64, "max_grad_norm": 100.0}
+OFF_POLICY = {
+    **COMMON,
+    "batch_size": 32,
+    "learning_starts": 64,
+    "train_frequency": 8,
+    "gradient_steps": 2,
+    "target_update_interval": 64,
+    "env_steps_per_iteration": 128,
+}
+EPSILON = {"epsilon_end": 0.2, "epsilon_fraction": 0.5}
+ATOMS = {"num_atoms": 29, "v_min": -2.0, "v_max": 12.0}
 QUICK: dict[type[Algorithm], dict[str, Any]] = {
-    PPO: {**COMMON, "num_steps": 16, "minibatch_size": 64, "max_grad_norm": 100.0},
-    DQN: {
-        **COMMON,
-        "batch_size": 32,
-        "learning_starts": 64,
-        "train_frequency": 8,
-        "gradient_steps": 2,
-        "target_update_interval": 64,
-        "env_steps_per_iteration": 128,
-        "epsilon_end": 0.2,
-        "epsilon_fraction": 0.5,
-    },
+    PPO: ON_POLICY,
+    DQN: {**OFF_POLICY, **EPSILON},
+    C51: {**OFF_POLICY, **EPSILON, **ATOMS, "learning_rate": 2e-2},
+    QRDQN: {**OFF_POLICY, **EPSILON, "num_quantiles": 5, "learning_rate": 2e-2},
+    Rainbow: {**OFF_POLICY, **ATOMS, "learning_rate": 2e-2},
+    PQN: {**ON_POLICY, **EPSILON, "num_steps": 8, "update_epochs": 8, "learning_rate": 0.1},
 }
 EVERY = pytest.mark.parametrize("cls", list(QUICK))
+EVERY_NETWORK = pytest.mark.parametrize("cls", [PPO, DQN, PQN])  # the others have DQN's
 
 
 class Endless(ProbeEnv):
@@ -55,9 +67,12 @@ def probe(name: str, **kwargs: Any) -> dict[str, Any]:
 
 def value_of(agent: Any, seen: float) -> float:
     observation = torch.tensor([[seen]])
-    if isinstance(agent, DQN):
-        return agent.network(observation).max().item()
-    return agent.network.value(observation).item()
+    if isinstance(agent, PPO):
+        return agent.network.value(observation).item()
+    outputs = agent.eval().network(observation)
+    if isinstance(agent, (C51, Rainbow)):
+        outputs = categorical_mean(outputs, agent.support)
+    return (outputs.mean(-1) if isinstance(agent, QRDQN) else outputs).max().item()
 
 
 def score(agent: Algorithm, env: ObservationActionEnv, episodes: int = 16) -> float:
@@ -109,7 +124,7 @@ def test_the_action_alone_is_learned(fit: Fit, cls: Any):
     assert agent.predict([0.0]) == 1
 
 
-@EVERY
+@EVERY_NETWORK
 @pytest.mark.parametrize("kind", sorted(OBSERVATION_SPACES))
 def test_every_observation_space_is_learned(fit: Fit, cls: Any, kind: str):
     agent = cls(probe("ObservationAction", observation=kind), 512, **QUICK[cls])
@@ -130,6 +145,11 @@ def test_ppo_learns_every_action_space(fit: Fit, kind: str):
         (PPO, {"shared_trunk": True}),
         (PPO, {"clip_value_loss": True, "ent_coef": 0.01}),
         (PPO, {"normalize_advantage": False}),
+        (C51, {}),
+        (QRDQN, {}),
+        (Rainbow, {}),
+        (PQN, {"q_lambda": 0.0}),
+        (PQN, {"q_lambda": 1.0}),
         (DQN, {"double": True}),
         (DQN, {"loss": "huber"}),
         (DQN, {"tau": 0.5}),

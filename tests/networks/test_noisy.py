@@ -7,7 +7,12 @@ import torch
 
 from lightning_rl.networks.acting import acting_function
 from lightning_rl.networks.mlp import MLP
-from lightning_rl.networks.noisy import NoisyLinear, noiseless, redraw_noise
+from lightning_rl.networks.noisy import (
+    NoisyLinear,
+    redraw_noise,
+    with_own_noise,
+    without_noise,
+)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -71,9 +76,7 @@ def test_every_parameter_gets_a_gradient_from_noisy_outputs_only_means_without_n
     network(torch.randn(5, 3)).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
     network.zero_grad()
-    with noiseless(network):
-        assert not network.training
-        network(torch.randn(5, 3)).sum().backward()
+    without_noise(network, torch.randn(5, 3)).sum().backward()
     assert network.training
     for name, parameter in network.named_parameters():
         assert (parameter.grad is None) == ("sigma" in name), name
@@ -87,3 +90,16 @@ def test_acting_in_numpy_has_the_noise_of_its_making() -> None:
             redraw_noise(generator(seed), network)
             acted = torch.from_numpy(acting_function(network)(x).copy())
             torch.testing.assert_close(acted, network(x))
+
+
+def test_rows_with_noise_of_their_own_in_either_mode() -> None:
+    network = MLP(3, 2, (4,), linear=NoisyLinear)
+    x = torch.ones(6, 3)
+    outputs = []
+    for training in (True, False):
+        network.train(training)
+        outputs.append(with_own_noise(network, x, generator(4)))
+        assert network.training is training
+    assert torch.equal(*outputs)
+    assert len(outputs[0].unique(dim=0)) == 6
+    assert len(without_noise(network, x).unique(dim=0)) == 1

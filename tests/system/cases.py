@@ -112,6 +112,13 @@ def tabular(algorithm: str, **agent: Any) -> Run:
     )
 
 
+def sibling(algorithm: str, **agent: Any) -> Run:
+    """A run of DQN's settings, as far as they are shared, by another algorithm of its kind."""
+    run = dqn("CartPole-v1")
+    shared = {name: value for name, value in run.agent.items() if name != "epsilon_fraction"}
+    return replace(run, algorithm=algorithm, agent={**shared, **agent})
+
+
 PARTS = {
     "double": True,
     "dueling": True,
@@ -146,8 +153,16 @@ RUNS = {
     "sac-pendulum": continuous("SAC", "Pendulum-v1"),
     "dqn-half-cheetah": dqn("HalfCheetah-v5", wrappers=[DISCRETIZED], **SHORT_EPISODES),
 }
+ATOMS = {"num_atoms": 11, "v_min": 0.0, "v_max": 20.0, "hidden_sizes": [16, 16]}
 FURTHER = {
     "dqn-all-parts": dqn("CartPole-v1", num_envs=2).changed(**PARTS),
+    "c51-cartpole": sibling("C51", **ATOMS),
+    "qrdqn-cartpole": sibling("QRDQN", num_quantiles=5, hidden_sizes=[16, 16]),
+    "rainbow-cartpole": sibling("Rainbow", **ATOMS),
+    "pqn-cartpole": replace(
+        ppo("CartPole-v1", "linear").changed(hidden_sizes=[16, 16], epsilon_end=0.2),
+        algorithm="PQN",
+    ),
     "q-learning-double": tabular("QLearning", double=True, epsilon_decay_episodes=40),
     "sarsa": tabular("SARSA"),
     "expected-sarsa": tabular("ExpectedSARSA"),

@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 EXTRAS := all
 
 .DEFAULT_GOAL := help
-.PHONY: help train setup test test-quick test-slow lint format bench clean
+.PHONY: help train setup test test-quick test-slow coverage lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -34,6 +34,14 @@ test-quick: $(VENV)/.full ## run the tests that need no process of their own
 
 test-slow: $(VENV)/.full ## run the tests marked slow, one at a time
 	$(PYTEST) -m slow
+
+coverage: $(VENV)/.full ## run the tests and show which lines they reach; fails below 90 %
+	$(PYTEST) -m "not slow" -n $(WORKERS) --dist worksteal \
+		--cov=lightning_rl --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+docs: $(VENV)/.full ## build the documentation site into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Documentation: site/index.html"
 
 lint: $(VENV)/.full ## check style, types and spelling
 	$(BIN)/ruff check .

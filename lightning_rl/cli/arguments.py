@@ -52,18 +52,23 @@ OWN_OPTIONS = {
         "lines",
     ),
     "doctor": ("help", "trust"),
+    "sweep": (
+        *("config", "trust", "help", "dry_run", "space", "name", "sampler", "pruner", "trials"),
+        *("seeds", "workers", "storage", "seed", "objective", "output_dir", "log_level"),
+        "export_wandb",
+    ),
     "list": ("help", "trust"),
 }
 """The options of each command that are not part of the configuration."""
 
-PLAIN = ("export", "study", "runs", "doctor", "list")
+PLAIN = ("export", "study", "sweep", "runs", "doctor", "list")
 """Commands that take no run's configuration."""
 
 _FLAGS = (
     *("help", "json", "yes", "dry_run", "print_config", "new_version", "require_exact"),
     *("version", *TRACKERS),
 )
-_REPEATABLE = ("config", "metric", "trust", "allow_change")
+_REPEATABLE = ("config", "metric", "trust", "allow_change", "space")
 _SHORT = {"-c": "--config", "-h": "--help"}
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from lightning.pytorch import Callback
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.cli.arguments import Request
@@ -14,6 +17,7 @@ from lightning_rl.cli.parser import RunCLI, resolved_config_yaml
 from lightning_rl.cli.resume import SavedRun, continue_documents
 from lightning_rl.cli.yaml_check import Document
 from lightning_rl.errors import Interrupted
+from lightning_rl.runs.directory import RunDirectory
 from lightning_rl.runs.execution import evaluate_policy
 from lightning_rl.runs.plain_json import loads
 from lightning_rl.runs.provenance import redact
@@ -87,19 +91,39 @@ def _documents(cell: Cell) -> list[Document]:
 
 def _train(cell: Cell) -> Algorithm:
     """Train, or continue where a cut run stands; return the agent with the weights to execute."""
-    if _record(cell).get("status") not in TRAINED:
-        resumes = cell.run.has_checkpoint()
-        request = Request("resume" if resumes else "fit")
-        if resumes:
-            request.positionals = [str(cell.directory)]
-            continue_documents(request, SavedRun.find(str(cell.directory)))
-            cli = RunCLI(request.documents, [])
-        else:
-            cli = RunCLI(_documents(cell), cell.options)
-        cli.trainer.config_text = resolved_config_yaml(cli, request.kept_run)
-        cli.trainer.fit(cli.model, ckpt_path="last" if resumes else None)
+    train_directory(cell.directory, _documents(cell), cell.options)
     # Never the agent in memory: a cell whose training had ended in an earlier process has none.
     return Algorithm.load_from_checkpoint(_weights(cell))
+
+
+def train_directory(
+    directory: Path,
+    documents: Sequence[Document],
+    options: Sequence[str],
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Train in a run directory, or continue what stands there, unless it has come to its end.
+
+    Args:
+        directory: The run directory.
+        documents: Configurations, first the weakest, the directory among them.
+        options: Command-line options laid over them, as `--key=value`.
+        callbacks: What watches this process; not part of the run's configuration.
+    """
+    run = RunDirectory(directory)
+    if _record(run).get("status") in TRAINED:
+        return
+    resumes = run.has_checkpoint()
+    request = Request("resume" if resumes else "fit")
+    if resumes:
+        request.positionals = [str(directory)]
+        continue_documents(request, SavedRun.find(str(directory)))
+        cli = RunCLI(request.documents, [])
+    else:
+        cli = RunCLI(documents, options)
+    cli.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+    cli.trainer.config_text = resolved_config_yaml(cli, request.kept_run)
+    cli.trainer.fit(cli.model, ckpt_path="last" if resumes else None)
 
 
 def _weights(cell: Cell) -> Path:
@@ -133,7 +157,7 @@ def _execute(cell: Cell, agent: Algorithm) -> ExecutionResult:
 
 def _keep_traceback(cell: Cell, error: Exception) -> None:
     """Write the traceback to `training.log`, unless the run's own record has done so."""
-    record = _record(cell)
+    record = _record(cell.run)
     if record.get("status") == "failed" and record.get("error") == redact(one_line(error)):
         return
     handler = LogFile.attach(cell.run.log, "ERROR")
@@ -142,10 +166,10 @@ def _keep_traceback(cell: Cell, error: Exception) -> None:
         handler.detach()
 
 
-def _record(cell: Cell) -> dict[str, Any]:
+def _record(run: RunDirectory) -> dict[str, Any]:
     """Return `run.json`; empty where there is none."""
     with suppress(OSError, ValueError):
-        record: dict[str, Any] = loads(cell.run.record.read_text(encoding="utf-8"))
+        record: dict[str, Any] = loads(run.record.read_text(encoding="utf-8"))
         return record
     return {}
 

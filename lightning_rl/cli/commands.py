@@ -121,6 +121,13 @@ def study(request: Request) -> int:
     return run_study(request)
 
 
+def sweep(request: Request) -> int:
+    """Search for hyperparameters."""
+    from lightning_rl.cli.sweep import sweep as run_sweep
+
+    return run_sweep(request)
+
+
 def show_list(request: Request) -> int:
     """Show what there is."""
     if len(request.positionals) != 1:
@@ -146,6 +153,7 @@ COMMANDS: dict[str, Callable[[Request], int]] = {
     "study": study,
     "runs": runs,
     "doctor": doctor,
+    "sweep": sweep,
     "list": show_list,
 }
 

@@ -14,8 +14,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,24 +52,36 @@ class Workers(Generic[Piece]):
         self._work, self._number, self._output = work, number, output
         self._running: dict[BaseProcess, Piece] = {}
 
-    def run(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, int]]:
+    def run(
+        self, pieces: Iterable[Piece] | Callable[[], Piece | None]
+    ) -> Iterator[tuple[Piece, int]]:
         """Yield each piece and its exit code (minus the signal that killed it), as they end.
 
         Args:
-            pieces: Started in this order.
+            pieces: Started in this order. Or a function that returns the next one, asked whenever a
+                process is free: None while there is none; when none runs either, that is the end.
         """
-        waiting = list(pieces)
+        take = pieces if callable(pieces) else partial(next, iter(pieces), None)
         with self._passing_signals_on():
             try:
-                while self._running or (waiting and self.stopped_by is None):
-                    while waiting and len(self._running) < self._number and not self.stopped_by:
-                        self._start(waiting.pop(0))
+                while True:
+                    self._fill(take)
+                    if not self._running:
+                        return
                     yield from self._ended()
             finally:  # a caller that stops asking takes its processes with it
                 for process in self._running:
                     process.kill()
                     process.join()
                 self._running.clear()
+
+    def _fill(self, take: Callable[[], Piece | None]) -> None:
+        """Start pieces while there are some and a process is free."""
+        while len(self._running) < self._number and self.stopped_by is None:
+            piece = take()
+            if piece is None:
+                return
+            self._start(piece)
 
     def _start(self, piece: Piece) -> None:
         sys.stdout.flush()

@@ -191,5 +191,5 @@ def test_a_studys_budget_does_not_hide_the_models() -> None:
     request = read_request("fit", ["--total_env_steps", "5"])
     with pytest.raises(ConfigError, match=r"did you mean '--model\.total_env_steps'"):
         fit_documents(request)
-    with pytest.raises(ConfigError, match="--dry_run is an option of study, not of fit"):
+    with pytest.raises(ConfigError, match="--dry_run is an option of study, sweep, not of fit"):
         read_request("fit", ["--dry-run"])

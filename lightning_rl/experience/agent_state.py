@@ -146,6 +146,7 @@ class AgentState:
             "action_space": space_to_dict(agent.action_space),
             **{name: getattr(agent, name) for name in _COUNTERS},
             "snapshot_level": agent.snapshot_level,
+            "schedule_episodes": agent.budget.schedule_episodes,
             "loggers": _logger_states(agent),
             **first,
             "other_ranks": others,
@@ -207,11 +208,7 @@ class AgentState:
         source = self._agent.source
         state = source.state_dict() if source else self._resting
         if state is not None and self.drop_unfinished:
-            return {
-                **state,
-                **NO_UNFINISHED_UNIT,
-                "collector": {**state["collector"], **NO_OPEN_EPISODES},
-            }
+            return {**_without_open_episodes(state), **NO_UNFINISHED_UNIT}
         return state
 
     # Loading.
@@ -245,6 +242,9 @@ class AgentState:
         if trainer is not None and trainer.state.fn == "fit":
             self._pending = checkpoint
             _keep_decisions(agent, checkpoint["hyper_parameters"])
+            if agent.budget.episodes is not None and entry["schedule_episodes"] is not None:
+                kept = {"schedule_episodes": entry["schedule_episodes"]}
+                agent.budget = replace(agent.budget, **kept)
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         agent, entry = self._agent, checkpoint[ENTRY]
@@ -260,7 +260,12 @@ class AgentState:
                 rank = 0
             store = segment_store(Path(checkpoint["volatile"]["directory"]), rank)
             source.replay.load_segments(own["source"]["replay"], segments[rank], store)
-        source.load_state_dict(own["source"])
+        state = own["source"]
+        if checkpoint["hyper_parameters"].get("env") != agent.hyperparameters.get("env"):
+            # A restored environment would go on with the settings that it was saved with.
+            logger.warning("the environment's settings have changed")
+            state = _without_open_episodes(state)
+        source.load_state_dict(state)
         for name, state in entry["loggers"].items():
             for item in agent.trainer.loggers:
                 if type(item).__name__ == name:
@@ -298,6 +303,10 @@ def agent_from_checkpoint(
     agent.on_load_checkpoint(checkpoint)
     agent.load_state_dict(checkpoint["state_dict"])
     return agent.eval()
+
+
+def _without_open_episodes(state: dict[str, Any]) -> dict[str, Any]:
+    return {**state, "collector": {**state["collector"], **NO_OPEN_EPISODES}}
 
 
 def _segments_of_ranks(others: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:

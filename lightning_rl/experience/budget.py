@@ -21,11 +21,13 @@ class Budget:
         episodes: Finished training episodes over all environments and ranks.
         schedule_env_steps: Env steps after which schedules stay at their end value; stays when a
             run is extended.
+        schedule_episodes: The same with a budget in episodes.
     """
 
     env_steps: int | None
     episodes: int | None
     schedule_env_steps: int | None
+    schedule_episodes: int | None = None
 
     @classmethod
     def create(
@@ -51,7 +53,7 @@ class Budget:
                 raise ConfigError(f"expected {name} to be at least 1, received {value}")
         if env_steps is None and episodes is None:
             env_steps = DEFAULT_ENV_STEPS
-        return cls(env_steps, episodes, schedule_env_steps or env_steps)
+        return cls(env_steps, episodes, schedule_env_steps or env_steps, episodes)
 
     def is_spent(self, env_steps: int, episodes: int) -> bool:
         """Return whether the run is over."""
@@ -63,7 +65,7 @@ class Budget:
         """Return how far schedules are, in [0, 1]."""
         if self.schedule_env_steps is not None:
             return min(1.0, env_steps / self.schedule_env_steps)
-        return min(1.0, episodes / (self.episodes or 1))
+        return min(1.0, episodes / (self.schedule_episodes or self.episodes or 1))
 
     def units(self, unit_env_steps: int, env_steps_at_start: int) -> int:
         """Return the units of `unit_env_steps` in an epoch that began at `env_steps_at_start`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -19,6 +20,8 @@ from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.source import ExperienceSource, Learner
 from lightning_rl.functional.weighting import split_errors
 from lightning_rl.types import Statistics
+
+logger = logging.getLogger(__name__)
 
 
 class OffPolicyLearner(Learner, Protocol):
@@ -56,6 +59,12 @@ class OffPolicySource(ExperienceSource):
         self.learner: OffPolicyLearner = learner
         self.replay: Replay = replay
         steps = steps_per_round(env.num_envs, train_frequency)
+        if steps * env.num_envs != train_frequency:
+            logger.warning(
+                "%d environments step together: updates follow every %d env steps, not every %d "
+                "(make train_frequency a multiple of env.num_envs)",
+                *(env.num_envs, steps * env.num_envs, train_frequency),
+            )
         self.rounds_per_unit = size // (steps * env.num_envs)
         self.rollout = Rollout(steps, env.num_envs, env.observation_space, env.action_space)
         self._rounds_done = 0

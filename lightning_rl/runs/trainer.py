@@ -25,7 +25,7 @@ from lightning_rl.callbacks.interruption import GracefulStop
 from lightning_rl.callbacks.progress_bar import ProgressBar
 from lightning_rl.errors import ConfigError, check_ranges
 from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
-from lightning_rl.experience.setup import check_trainer
+from lightning_rl.experience.setup import PRECISIONS, check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.loggers.trackers import RunDescription
@@ -110,6 +110,9 @@ class Trainer(pl.Trainer):
                 "trainer.num_threads": (num_threads, 1, None),
             }
         )
+        if str(kwargs.get("precision")) in ("16", "16-mixed"):
+            # On a CPU Lightning would take bf16-mixed in its place.
+            raise ConfigError(f"expected precision among {PRECISIONS}, received '16-mixed'")
         self.run_config = run if isinstance(run, RunConfig) else RunConfig(**(run or {}))
         if self.run_config.seeds > 1:
             raise ConfigError(

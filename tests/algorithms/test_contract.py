@@ -122,6 +122,15 @@ def test_a_larger_budget_continues_where_the_first_ended(make: Any, fit: Fit, tm
     assert torch.equal(weights(resumed), weights(straight))
 
 
+def test_a_larger_budget_in_episodes_keeps_the_schedules(make: Any, fit: Fit, tmp_path: Path):
+    path = saved(fit, make(total_env_steps=None, total_episodes=2), tmp_path / "a.ckpt")
+    resumed, begun = make(total_env_steps=None, total_episodes=4), []
+    note = EventCallback(on_training_begins=lambda trainer, agent: begun.append(agent.progress))
+    fit(resumed, ckpt_path=str(path), callbacks=[note])
+    assert begun == [1.0]
+    assert resumed.episodes >= 4
+
+
 @pytest.mark.parametrize(("updates", "compiled"), [(0.5, False), (2.0, True)])
 def test_auto_compiles_from_a_number_of_gradient_steps_on(
     make: Any, monkeypatch: Any, updates: float, compiled: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ def test_without_arguments_it_is_100000_env_steps() -> None:
 def test_schedules_last_as_long_as_the_budget_unless_told() -> None:
     assert Budget.create(500, None, None).schedule_env_steps == 500
     assert Budget.create(500, None, 200).schedule_env_steps == 200
-    assert Budget.create(None, 20, None) == Budget(None, 20, None)
+    assert Budget.create(None, 20, None) == Budget(None, 20, None, 20)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,11 @@ def test_env_steps_decide_unless_episodes_were_given() -> None:
     steps, episodes = Budget.create(100, None, None), Budget.create(None, 5, None)
     assert [steps.is_spent(n, 99) for n in (0, 99, 100, 101)] == [False, False, True, True]
     assert [episodes.is_spent(10**9, n) for n in (0, 4, 5, 6)] == [False, False, True, True]
+
+
+def test_schedules_of_an_episode_budget_keep_their_length() -> None:
+    extended = replace(Budget.create(None, 200, None), schedule_episodes=100)
+    assert [extended.progress(0, episodes) for episodes in (50, 100, 150)] == [0.5, 1.0, 1.0]
 
 
 def test_progress_stays_at_one() -> None:

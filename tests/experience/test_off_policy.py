@@ -79,6 +79,17 @@ def test_it_ends_in_the_round_that_spends_the_budget(
     assert all(len(actions) == 4 for _, actions in drawn)
 
 
+@pytest.mark.parametrize(("num_envs", "every"), [(2, None), (3, 3), (16, 16)])
+def test_a_frequency_that_the_rows_cannot_meet_is_said(
+    num_envs: int, every: int | None, make_learner: Any, started: Any, caplog: Any
+) -> None:
+    config = EnvConfig("CartPole-v1", num_envs=num_envs)
+    new_source(make_learner(), started, config)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (every is not None)
+    assert all(f"updates follow every {every} env steps, not every 4 " in line for line in said)
+
+
 def test_learning_starts_when_told(make_learner: Any, started: Any) -> None:
     learner = make_learner(24)
     learner.learning_starts = 16

@@ -116,6 +116,14 @@ def test_other_precisions_are_refused(precision: Any, tmp_path: Path) -> None:
         trainer(tmp_path, precision=precision).fit(ppo())
 
 
+def test_16_mixed_on_a_cpu_is_bf16_mixed_and_lightning_says_so(tmp_path: Path) -> None:
+    """It replaces the precision before an agent can see it."""
+    with pytest.warns(UserWarning, match="fp16 is not supported on CPU. Using .*bf16-mixed"):
+        fitted = trainer(tmp_path, precision="16-mixed")
+    fitted.fit(ppo(128))
+    assert fitted.precision == "bf16-mixed"
+
+
 def test_early_stopping(tmp_path: Path) -> None:
     stop = EarlyStopping("eval/mean_reward", mode="max", patience=1, min_delta=1e6)
     agent = ppo(6_400)

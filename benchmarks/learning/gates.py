@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.learning.scores import interquartile_mean, mean
+import numpy as np
+
+from lightning_rl.runs.statistics import interquartile_mean, mean
 
 TEST_EPISODES = 100
 
-STATISTICS: dict[str, Callable[[list[float]], float]] = {
+STATISTICS: dict[str, Callable[..., float]] = {
     "mean": mean,
     "IQM": interquartile_mean,
 }
@@ -113,7 +115,7 @@ class Gate:
         """Where a stored result keeps the number that the gate judges."""
         return {"test": "mean_reward", "exact": "exact_value"}[self.measure]
 
-    def score(self, returns: list[float]) -> float:
+    def score(self, returns: Sequence[float] | np.ndarray) -> float:
         """Return what is held against the threshold, of one mean return per seed."""
         return STATISTICS[self.statistic](returns)
 

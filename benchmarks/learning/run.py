@@ -4,7 +4,7 @@ python -m benchmarks.learning.run --only ppo/cartpole dqn/cartpole
 
 A run that has a result is skipped, one that was cut is resumed, and one whose configuration has
 changed since is trained again; so is one without a result when the package has changed. Exits with
-1 while a gate is missed.
+1 while a gate is missed, or when something is worse than in the results of `--against FOLDER`.
 
 Start it in a checkout that nobody edits: every process imports the package anew. A run during which
 the package changes is refused, and so is a test with episodes longer than the environment allows.
@@ -30,7 +30,15 @@ import yaml
 
 from benchmarks.learning.exact import greedy_value
 from benchmarks.learning.gates import GATES, TEST_EPISODES, Gate
-from benchmarks.learning.table import missed, render, result_path, update_document
+from benchmarks.learning.pictures import draw
+from benchmarks.learning.table import (
+    RESULTS,
+    missed,
+    regressions,
+    render,
+    result_path,
+    update_document,
+)
 from lightning_rl.envs.config import EnvConfig
 
 ROOT = Path(__file__).parents[2]
@@ -226,11 +234,15 @@ def main(arguments: list[str] | None = None) -> int:
         with ThreadPoolExecutor(options.jobs) as pool:
             list(pool.map(attempt, runs))
     update_document()
+    draw(GATES, RESULTS)
     print(render())
     gates = [config for config in missed() if not options.only or config in options.only]
     for config in gates:
         print(f"missed: {config}", file=sys.stderr)
-    return 1 if gates or failures else 0
+    worse = regressions(options.against) if options.against else []
+    for line in worse:
+        print(f"regression: {line}", file=sys.stderr)
+    return 1 if gates or failures or worse else 0
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -240,7 +252,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=known, help="configurations; default all")
     parser.add_argument("--seeds", type=int, default=5, help="at most so many seeds of each")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--table", action="store_true", help="only rewrite docs/results.md's table")
+    parser.add_argument(
+        "--table", action="store_true", help="only rewrite docs/results.md, train nothing"
+    )
+    parser.add_argument("--against", type=Path, help="folder of earlier results; worse is exit 1")
     return parser.parse_args(arguments)
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.gates import GATES, SOURCES, Gate, Reference
-from benchmarks.learning.scores import interquartile_mean, interval
+from lightning_rl.runs.statistics import difference_interval, interquartile_mean, interval
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
+CURVES_PICTURE, SCORES_PICTURE = "learning_curves.png", "learning_scores.png"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 Result = dict[str, Any]
@@ -38,11 +39,13 @@ def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
     found = [(gate, load(gate, folder)) for gate in gates]
     lines = [
         "| configuration | environment | env steps allowed | gate | score | 95 % interval | IQM "
-        "| met | published |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| met | published | hours |",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *(_summary(gate, results) for gate, results in found),
     ]
-    lines += ["", *_machines([result for _, results in found for result in results])]
+    everything = [result for _, results in found for result in results]
+    lines += ["", f"{len(everything)} runs, {_hours(everything)} hours of training on one thread."]
+    lines += ["", *_sources(gates), "", *_machines(everything), *_pictures(everything)]
     for gate, results in found:
         if results:
             lines += ["", *_seeds(gate, results)]
@@ -52,6 +55,28 @@ def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
 def missed(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
     """Return the configurations whose gate is not met, or not yet."""
     return [gate.config for gate in gates if not gate.is_met(scores(gate, load(gate, folder)))]
+
+
+def regressions(earlier: Path, folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
+    """Return one line for each configuration that is worse than in an earlier set of results.
+
+    Worse means that the 95 % interval of the difference of the interquartile means over seeds lies
+    below zero.
+
+    Args:
+        earlier: Folder of the earlier results, such as those of another checkout.
+        folder: Folder of today's.
+        gates: The configurations.
+    """
+    lines = []
+    for gate in gates:
+        now, before = (scores(gate, load(gate, place)) for place in (folder, earlier))
+        if not now or not before:
+            continue
+        low, high = difference_interval(now, before)
+        if high < 0:
+            lines.append(f"{gate.config}: {_number(low, 2)} to {_number(high, 2)}")
+    return lines
 
 
 def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
@@ -79,7 +104,7 @@ def _summary(gate: Gate, results: list[Result]) -> str:
     threshold = f"{exact}{gate.statistic} ≥ {_threshold(gate.threshold)}"
     cells = (
         gate.config, gate.env, f"{gate.env_steps:,}", threshold, score, bounds, middle, met,
-        _published(gate.reference),
+        _published(gate.reference), _hours(results) if results else "-",
     )  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
@@ -92,6 +117,27 @@ def _published(reference: Reference | None) -> str:
         f"{_number(reference.score)} ± {_number(reference.deviation)} "
         f"({SOURCES[reference.source].name}: {reference.env}{steps})"
     )
+
+
+def _hours(results: list[Result]) -> str:
+    return f"{sum(result['training_s'] for result in results) / 3_600:.2f}"
+
+
+def _sources(gates: Sequence[Gate]) -> list[str]:
+    """Return one line for each source of published numbers: who, and how they measure."""
+    named = [gate.reference.source for gate in gates if gate.reference]
+    chosen = [SOURCES[key] for key in dict.fromkeys(named)]
+    return [f"- [{source.name}]({source.url}): {source.protocol}." for source in chosen]
+
+
+def _pictures(results: list[Result]) -> list[str]:
+    """Return the pictures that `pictures.draw` makes of these results."""
+    lines = []
+    if results:
+        lines += ["", f"![Scores over seeds with 95 % intervals](images/{SCORES_PICTURE})"]
+    if any(result.get("evaluations") for result in results):
+        lines += ["", f"![Evaluations during training](images/{CURVES_PICTURE})"]
+    return lines
 
 
 def _machines(results: list[Result]) -> list[str]:
@@ -120,13 +166,17 @@ def _seeds(gate: Gate, results: list[Result]) -> list[str]:
 
 
 def _seed(result: Result) -> str:
-    best, last = (
-        f"{_number(result[name]['mean_reward'])} ± {_number(result[name]['std_reward'])}"
-        for name in ("best", "last")
-    )
+    best, last = (_return(result[name]) for name in ("best", "last"))
     at = f"{result['best']['env_steps']:,}"
     seconds = f"{result['training_s']:,.0f} s"
     return f"| {result['seed']} | {best} | {last} | {at} | {result['env_steps']:,} | {seconds} |"
+
+
+def _return(score: dict[str, float]) -> str:
+    """Return the tested mean ± deviation over episodes, and the exact value where there is one."""
+    tested = f"{_number(score['mean_reward'])} ± {_number(score['std_reward'])}"
+    exact = score.get("exact_value")
+    return tested if exact is None else f"{tested} (exact {_number(exact, 3)})"
 
 
 def _number(value: float, digits: int = 1) -> str:

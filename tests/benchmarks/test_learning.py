@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 
 from benchmarks.learning import run as run_module
 from benchmarks.learning.gates import GATES, SOURCES, STATISTICS, Gate, Reference
+from benchmarks.learning.pictures import draw
 from benchmarks.learning.run import Run, RunError, digest, execute, is_current, main
-from benchmarks.learning.scores import interquartile_mean, interval, mean
-from benchmarks.learning.table import load, missed, render, result_path, scores, update_document
+from benchmarks.learning.table import (
+    load,
+    missed,
+    regressions,
+    render,
+    result_path,
+    scores,
+    update_document,
+)
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Reference(120.0, 5.0, "CartPole-v1", 1_000, 10)
@@ -49,37 +58,6 @@ def store(folder: Path, config: str, scores: list[float]) -> None:
         path.write_text(json.dumps(result(score, seed, config)))
 
 
-@pytest.mark.parametrize(
-    ("scores", "expected"),
-    [
-        ([20.0, 1.0, 4.0, 8.0, 3.0], 5.0),
-        ([1.0, 2.0, 6.0], 3.0),
-        ([7.0], 7.0),
-        ([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 100.0], 3.5),
-    ],
-)
-def test_interquartile_mean(scores: list[float], expected: float) -> None:
-    assert interquartile_mean(scores) == expected
-
-
-def test_interval_of_equal_scores_has_no_width() -> None:
-    assert interval([500.0] * 5, mean) == (500.0, 500.0)
-
-
-def test_interval_of_two_seeds_reaches_from_one_to_the_other() -> None:
-    # A quarter of all resamples is (0, 0) and a quarter (1, 1): both tails are hit.
-    assert interval([0.0, 1.0], mean) == (0.0, 1.0)
-
-
-def test_interval_is_the_same_in_every_call_and_near_the_normal_one() -> None:
-    scores = [float(number) for number in range(100)]
-    low, high = interval(scores, mean)
-    assert (low, high) == interval(scores, mean)
-    # Deviation 28.87 of 100 numbers: 49.5 -+ 1.96 * 2.887.
-    assert low == pytest.approx(43.84, abs=0.3)
-    assert high == pytest.approx(55.16, abs=0.3)
-
-
 def test_a_gate_of_our_own_and_of_an_exact_value(tmp_path: Path) -> None:
     gate = Gate("tabular/toy", "CliffWalking-v1", -13, 1_000, measure="exact", seeds=2)
     for seed, value in enumerate([-13.0, -13.0002], 1):
@@ -90,7 +68,8 @@ def test_a_gate_of_our_own_and_of_an_exact_value(tmp_path: Path) -> None:
         line for line in render(tmp_path, [gate]).splitlines() if line.startswith("| tabular/toy")
     ]
     assert "| exact mean ≥ −13 | **−13.000** |" in line
-    assert line.endswith("| **no** | none found; the gate is our own |")
+    assert line.endswith("| **no** | none found; the gate is our own | 0.01 |")
+    assert "| 2 | -99.0 ± 1.0 (exact −13.000) |".replace("-", "−") in render(tmp_path, [gate])
     assert missed(tmp_path, [gate]) == ["tabular/toy"]
 
 
@@ -104,7 +83,8 @@ def test_every_reference_names_its_source(gate: Gate) -> None:
 def test_shipped_configurations_train_what_their_gate_says(gate: Gate) -> None:
     config = yaml.safe_load((ROOT / "configs" / f"{gate.config}.yaml").read_text())
     arguments = config["model"]["init_args"]
-    assert config["model"]["class_path"].lower() == gate.config.split("/")[0]
+    name = config["model"]["class_path"].rsplit(".", 1)[-1].lower()
+    assert name == gate.config.split("/")[0].replace("_", "")
     assert arguments["env"]["id"] == gate.env
     assert 0 < arguments["total_env_steps"] <= gate.env_steps
     assert gate.statistic in STATISTICS
@@ -172,6 +152,60 @@ def test_only_the_table_of_the_document_is_replaced(tmp_path: Path) -> None:
     assert text.count("| configuration |") == 1
     update_document(document, tmp_path)
     assert document.read_text() == text
+
+
+def test_the_document_names_hours_and_how_others_measure(tmp_path: Path) -> None:
+    store(tmp_path, "ppo/acrobot", [-74.0, -75.0])
+    text = render(tmp_path)
+    assert "2 runs, 0.01 hours of training on one thread." in text
+    assert "(images/learning_scores.png)" in text
+    assert "learning_curves.png" not in text, "no stored result has its evaluations"
+    assert text.count("- [rl-baselines3-zoo](https://github.com/DLR-RM/rl-baselines3-zoo/") == 1
+    assert "one trained run per environment" in text
+
+
+def test_pictures_of_the_stored_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ppo/toy", "dqn/toy", "dqn/tuned")
+    gates = [dataclasses.replace(GATE, config=name, seeds=2) for name in names]
+    for gate, factor in zip(gates, (1.0, 2.0, 3.0), strict=True):
+        for seed in (1, 2):
+            stored = result(factor * seed, seed, gate.config)
+            stored["evaluations"] = [[500, factor], [1_000, factor * seed * 3]]
+            result_path(gate.config, seed, tmp_path).write_text(json.dumps(stored))
+    drawn: dict[str, Figure] = {}
+
+    def remember(figure: Figure, path: Path) -> None:
+        drawn[path.name] = figure
+
+    monkeypatch.setattr("benchmarks.learning.pictures.save", remember)
+    paths = draw(gates, tmp_path, tmp_path / "images")
+    assert [path.name for path in paths] == ["learning_curves.png", "learning_scores.png"]
+    (axis,) = drawn["learning_curves.png"].axes
+    assert axis.get_title() == "CartPole-v1"
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.get_lines()}
+    assert lines["ppo"] == [[500.0, 1.0], [1_000.0, 4.5]]
+    assert lines["dqn"] == [[500.0, 2.0], [1_000.0, 9.0]]
+    (axis,) = drawn["learning_scores.png"].axes
+    marks = {line.get_label(): line.get_xdata().tolist() for line in axis.get_lines()}
+    assert (marks["ppo"], marks["dqn"], marks["dqn/tuned"]) == ([1.5], [3.0], [4.5])
+    assert draw(gates, tmp_path / "none") == []
+
+
+def test_worse_than_earlier_results_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now, earlier = tmp_path / "now", tmp_path / "earlier"
+    for folder, first in ((now, 480.0), (earlier, 500.0)):
+        folder.mkdir()
+        store(folder, "ppo/cartpole", [first] * 5)
+        store(folder, "dqn/cartpole", [500.0, 495.0, 490.0, 485.0, 480.0])
+    store(earlier, "ppo/acrobot", [-70.0])
+    assert regressions(earlier, now) == ["ppo/cartpole: −20.00 to −20.00"]
+    assert regressions(now, earlier) == []
+    use_folder(monkeypatch, now)
+    assert main(["--table", "--only", "ppo/cartpole"]) == 0
+    assert main(["--table", "--only", "ppo/cartpole", "--against", str(earlier)]) == 1
+    assert "regression: ppo/cartpole" in capsys.readouterr().err
 
 
 def test_the_document_holds_the_stored_results() -> None:
@@ -378,6 +412,8 @@ def use_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         "missed": lambda: missed(folder),
         "render": lambda: render(folder),
         "update_document": lambda: None,
+        "draw": lambda *_: None,
+        "regressions": lambda earlier: regressions(earlier, folder),
     }
     for name, function in replaced.items():
         monkeypatch.setattr(run_module, name, function)

@@ -36,7 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code.
     """
-    tokens = list(sys.argv[1:] if argv is None else argv)
+    code = _exit_code(list(sys.argv[1:] if argv is None else argv))
+    couriers = sys.modules.get("lightning_rl.loggers.courier")
+    if argv is None and couriers is not None and couriers.left_behind():
+        # The run has waited for its trackers; at exit their libraries would begin to wait again.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _exit_code(tokens: list[str]) -> int:
+    """Run the command; return the exit code."""
     try:
         return _dispatch(tokens)
     except (ConfigError, CheckpointError, TrainingFailed) as error:

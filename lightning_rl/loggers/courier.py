@@ -21,6 +21,17 @@ TRIES_BEFORE_NEXT = 3
 """Failures of a call after which the one behind it is tried: it may be the call's own fault."""
 
 
+_abandoned: list[threading.Thread] = []
+
+
+def left_behind() -> bool:
+    """Return whether a courier that was given up is still in a call.
+
+    Client libraries then wait for their server again when Python exits.
+    """
+    return any(thread.is_alive() for thread in _abandoned)
+
+
 @dataclass(eq=False)
 class _Call:
     function: Callable[[], object]
@@ -97,6 +108,8 @@ class Courier:
             self._state.notify_all()
             self._state.wait_for(lambda: not self._waiting, timeout_s)
             left, self._abandoned = len(self._waiting) + self.dropped, True
+            if self._waiting:
+                _abandoned.append(self._thread)
             self._state.notify_all()
         if left:
             log.warning(
@@ -146,7 +159,8 @@ class Courier:
             call.function()
         except BaseException as error:  # whatever a client library raises, also SystemExit
             with self._state:
-                self._say_trouble(_describe(error))
+                if not self._abandoned:
+                    self._say_trouble(_describe(error))
             return False
         finally:
             self._call_began = None

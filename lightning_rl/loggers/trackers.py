@@ -21,6 +21,8 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, W
 log = logging.getLogger(__name__)
 
 X_AXIS = "env_steps"
+FINISH_S = 20.0
+"""Longest time in seconds that W&B tries to upload when a run has ended."""
 RunEnd: TypeAlias = Literal["finished", "failed", "interrupted"]
 """How an attempt of a run ended."""
 
@@ -155,9 +157,11 @@ class WandbTracker(Tracker):
         }
         if given.get("dir") in (None, "."):
             given["dir"] = str(run.directory)
-        settings = {"console": "off"}  # what the console shows may hold secrets
+        settings: dict[str, Any] = {"console": "off"}  # what the console shows may hold secrets
         if run.hide_command:
-            settings["x_disable_meta"] = True  # type: ignore[assignment]
+            settings["x_disable_meta"] = True
+        if "finish_timeout" in wandb.Settings.model_fields:  # since 0.30: else it waits for ever
+            settings["finish_timeout"] = FINISH_S
         if not isinstance(given.get("settings"), wandb.Settings):
             given["settings"] = {**settings, **given.get("settings", {})}
         logger._wandb_init = {**defaults, **given}

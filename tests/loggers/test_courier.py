@@ -162,3 +162,14 @@ def test_no_experiment_takes_everything():
     experiment.add_scalar("a", 1.0, global_step=3)
     experiment["config"] = {"a": 1}
     assert experiment["config"].update(b=2) is None
+
+
+def test_what_is_left_behind_is_known_until_it_ends():
+    released = threading.Event()
+    courier = started()
+    courier.send(released.wait)
+    assert not courier.close(0.05)
+    assert module.left_behind()
+    released.set()
+    courier._thread.join(10.0)
+    assert courier._thread not in [t for t in module._abandoned if t.is_alive()]

@@ -90,8 +90,10 @@ class EpisodeReplays(Callback):
     def on_episode_end(self, trainer: Trainer, agent: Agent, episode: Episode) -> None:
         """Write the file of a finished episode."""
         played = self._open.pop(episode.env_index, None)
+        if played is None or not played.actions:
+            return
         folder = _folder(trainer)
-        if played is None or folder is None or not played.actions:
+        if folder is None:
             return
         env = agent.source.collector.env
         replay = EpisodeReplay(

@@ -56,7 +56,8 @@ def _exit_code(tokens: list[str]) -> int:
     except Interrupted as stop:
         return int(stop.code or 0)
     except KeyboardInterrupt:
-        _report("interrupted before training began; nothing was changed")
+        training = tokens[:1] in (["fit"], ["resume"])
+        _report("interrupted" + " before training began; nothing was changed" * training)
         return _SIGINT_CODE
     except BrokenPipeError:
         # The reader of `lightning-rl list ... | head` has gone; nothing may be written at exit.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,11 @@ class EpisodeReplay:
 
     @property
     def reward(self) -> float:
-        """Undiscounted return."""
-        return math.fsum(self.rewards)
+        """Undiscounted return; NaN where it is not defined."""
+        try:
+            return math.fsum(self.rewards)
+        except (ValueError, OverflowError):  # infinities of both signs, or beyond the largest
+            return math.nan
 
     @property
     def length(self) -> int:
@@ -71,11 +74,11 @@ def write_replay(replay: EpisodeReplay, path: Path) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    values = asdict(replay)
-    values["rewards"] = [number if math.isfinite(number) else None for number in replay.rewards]
-    head = {"kind": KIND, "format": FORMAT, "length": replay.length, "reward": replay.reward}
-    if not math.isfinite(replay.reward):
-        head["reward"] = None
+    values, is_finite = dict(vars(replay)), math.isfinite(replay.reward)
+    if not is_finite:
+        values["rewards"] = [number if math.isfinite(number) else None for number in replay.rewards]
+    head = {"kind": KIND, "format": FORMAT, "length": replay.length}
+    head |= {"reward": replay.reward if is_finite else None}
     text = json.dumps({**head, **values}, ensure_ascii=False)
     atomic_write_text(path, text + "\n", durable=False)
 

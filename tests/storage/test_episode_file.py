@@ -41,6 +41,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_rewards_that_are_not_finite_are_null_in_standard_json(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
+    write_replay(EpisodeReplay(**{**vars(REPLAY), "rewards": [math.inf, -math.inf]}), path)
+    assert json.loads(path.read_text())["rewards"] == [None, None]
     write_replay(EpisodeReplay(**{**vars(REPLAY), "rewards": [math.inf, 1.0]}), path)
     assert "Infinity" not in path.read_text()
     read = read_replay(path)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.buffers.hindsight import ReplaySpec
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_ranges
@@ -138,6 +139,8 @@ class CrossQ(Algorithm):
         num_critics: Critics, the least of which is believed.
         hidden_sizes: Units of each hidden layer of the actor.
         critic_hidden_sizes: Units of each hidden layer of the critics; default `hidden_sizes`.
+        replay: What stands around the replay buffer, as `{class_path, init_args}`, such as
+            `HindsightReplay` for environments with goals.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation
             and checkpoints happen.
         compile: Compile the update: true, false, or `auto` by the gradient steps in the budget.
@@ -176,6 +179,7 @@ class CrossQ(Algorithm):
         num_critics: int = 2,
         hidden_sizes: tuple[int, ...] = (256, 256),
         critic_hidden_sizes: tuple[int, ...] | None = None,
+        replay: ReplaySpec = None,
         env_steps_per_iteration: int = 1_000,
         compile: CompileChoice = "auto",
     ) -> None:
@@ -191,6 +195,7 @@ class CrossQ(Algorithm):
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
         self.env_steps_per_iteration, self.gamma = env_steps_per_iteration, gamma
+        self.replay_spec = replay
         self.policy_delay, self.adam_beta1 = policy_delay, adam_beta1
         size = self.action_size = rescale_box_actions(self)
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.buffers.hindsight import ReplaySpec
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.experience.box_actions import (
@@ -141,6 +142,8 @@ class SAC(Algorithm):
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
             factory called with (input size, output size); default an `MLP` with ReLU.
         critic: The same for each critic.
+        replay: What stands around the replay buffer, as `{class_path, init_args}`, such as
+            `HindsightReplay` for environments with goals.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation
             and checkpoints happen.
         compile: Compile the update: true, false, or `auto` by the gradient steps in the budget.
@@ -178,6 +181,7 @@ class SAC(Algorithm):
         hidden_sizes: tuple[int, ...] = (256, 256),
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        replay: ReplaySpec = None,
         env_steps_per_iteration: int = 1_000,
         compile: CompileChoice = "auto",
     ) -> None:
@@ -186,6 +190,7 @@ class SAC(Algorithm):
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
         self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
+        self.replay_spec = replay
         size = self.action_size = rescale_box_actions(self)
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
         self.learning_rates = choose_learning_rates(

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
+from lightning_rl.buffers.hindsight import ReplaySpec
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_ranges
@@ -132,6 +133,8 @@ class TD3(Algorithm):
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
             factory called with (input size, output size); default an `MLP` with ReLU.
         critic: The same for each critic.
+        replay: What stands around the replay buffer, as `{class_path, init_args}`, such as
+            `HindsightReplay` for environments with goals.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation
             and checkpoints happen.
         compile: Compile the update: true, false, or `auto` by the gradient steps in the budget.
@@ -170,6 +173,7 @@ class TD3(Algorithm):
         hidden_sizes: tuple[int, ...] = (256, 256),
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        replay: ReplaySpec = None,
         env_steps_per_iteration: int = 1_000,
         compile: CompileChoice = "auto",
     ) -> None:
@@ -185,6 +189,7 @@ class TD3(Algorithm):
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
         self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
+        self.replay_spec = replay
         self.policy_delay, self.target_noise = policy_delay, target_noise
         self.noise_clip = noise_clip
         size = self.action_size = rescale_box_actions(self)

@@ -21,7 +21,11 @@ RENAMED_IDS = {
 """Ids that Gymnasium has retired, and what they are called today."""
 
 PROVIDERS: dict[str, tuple[str, ...]] = {
-    "LightningRL": ("lightning_rl.envs.probes", "lightning_rl.envs.memory"),
+    "LightningRL": (
+        "lightning_rl.envs.probes",
+        "lightning_rl.envs.memory",
+        "lightning_rl.envs.goals",
+    ),
     "MinAtar": ("lightning_rl.envs.minatar",),
     "ALE": ("ale_py",),
 }

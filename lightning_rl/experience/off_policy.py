@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_rl.buffers.frames import make_replay
+from lightning_rl.buffers.hindsight import wrap_replay
 from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Replay, Transitions
 from lightning_rl.buffers.rollout import Rollout
@@ -164,9 +165,9 @@ class OffPolicySource(ExperienceSource):
 
 
 def make_source(agent: Agent, collector: Collector) -> OffPolicySource:
-    """Return the source of an agent that has no replay buffer of its own kind."""
-    spaces = agent.observation_space, agent.action_space
-    replay = make_replay(agent.env_config, agent.capacity, *spaces)
+    """Return the source of an agent, whose `replay_spec` names what stands around its replay."""
+    spaces, config = (agent.observation_space, agent.action_space), agent.env_config
+    replay = wrap_replay(agent.replay_spec, make_replay(config, agent.capacity, *spaces), config)
     return OffPolicySource(
         agent, collector, replay, agent.train_frequency, agent.env_steps_per_iteration
     )

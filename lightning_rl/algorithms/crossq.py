@@ -31,17 +31,16 @@ from lightning_rl.experience.box_actions import (
     act_squashed,
     acting_source,
     greedy_policy,
-    make_observation_normalizer,
     prepared,
     rescale_box_actions,
     squashed_actions,
+    take_arguments,
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
-from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
-from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
+from lightning_rl.experience.running_statistics import absorb_unit
+from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
@@ -57,6 +56,7 @@ from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.actors import Temperature
 from lightning_rl.networks.batch_renorm import RenormNetwork
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.types import Array, Statistics, TensorObservation
 
 CRITIC_STATISTICS = ("train/td_loss", "train/mean_q", "train/alpha")
@@ -150,6 +150,9 @@ class CrossQ(Algorithm):
     """
 
     source: OffPolicySource
+    gamma: float
+    learning_rates: list[float]
+    observation_normalizer: RunningNormalizer | None
     critic_gradient: JointGradient
     gradient: JointGradient
     policy: ActingFunction
@@ -184,7 +187,7 @@ class CrossQ(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        check_common_ranges(self._arguments)
+        take_arguments(self)
         check_ranges(
             {
                 "batch_size": (batch_size, 2, None),  # one row has no variance to normalise by
@@ -192,26 +195,14 @@ class CrossQ(Algorithm):
                 "policy_delay": (policy_delay, 1, None),
             }
         )
-        self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
-        self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.env_steps_per_iteration, self.gamma = env_steps_per_iteration, gamma
-        self.replay_spec = replay
         self.policy_delay, self.adam_beta1 = policy_delay, adam_beta1
         size = self.action_size = rescale_box_actions(self)
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
-        self.learning_rates = choose_learning_rates(
-            learning_rate, critic_learning_rate, actor_learning_rate, alpha_learning_rate
-        )
         sizes = critic_hidden_sizes or hidden_sizes
         with self.seeded_initialization():
             self.actor = RenormNetwork(self.observation_space, 0, 1, hidden_sizes, 2 * size)
             self.critic = RenormNetwork(self.observation_space, size, num_critics, sizes, 1)
         self.temperature = Temperature(alpha, initial_alpha)
-        self.observation_normalizer = make_observation_normalizer(self)
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.compiled = resolve_compile(
-            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
-        )
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102
@@ -231,12 +222,11 @@ class CrossQ(Algorithm):
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
-        shape = (2, self.batch_size, self.action_size)
         for minibatch in prepared(self, minibatches):
             with_actor = (self.gradient_steps + 1) % self.policy_delay == 0
             gradient = self.gradient if with_actor else self.critic_gradient
             names = ACTOR_STATISTICS if with_actor else CRITIC_STATISTICS
-            gradients, statistics = gradient(minibatch, update_noise(self, *shape))
+            gradients, statistics = gradient(minibatch, update_noise(self, 2))
             self.apply_gradients(self.flats[: len(gradients)], gradients)
             self.statistics.add((*names, "train/grad_norm"), statistics)
         absorb_unit(self, self.observation_normalizer)

@@ -29,16 +29,15 @@ from lightning_rl.experience.box_actions import (
     act_with_noise,
     acting_source,
     greedy_policy,
-    make_observation_normalizer,
     noisy_actions,
     prepared,
     rescale_box_actions,
+    take_arguments,
 )
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
-from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
-from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
+from lightning_rl.experience.running_statistics import absorb_unit
+from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
@@ -48,6 +47,7 @@ from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.actors import Actor
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
 
@@ -127,6 +127,10 @@ class DDPG(Algorithm):
     """
 
     source: OffPolicySource
+    gamma: float
+    tau: float
+    learning_rates: list[float]
+    observation_normalizer: RunningNormalizer | None
     gradient: JointGradient
     policy: ActingFunction
 
@@ -157,15 +161,8 @@ class DDPG(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        check_common_ranges(self._arguments)
-        self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
-        self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
-        self.replay_spec = replay
+        take_arguments(self)
         self.action_size = rescale_box_actions(self)
-        self.learning_rates = choose_learning_rates(
-            learning_rate, critic_learning_rate, actor_learning_rate
-        )
         with self.seeded_initialization():
             networks = self.make_networks(hidden_sizes, actor, critic)
             self.critic, self.actor = networks
@@ -174,11 +171,6 @@ class DDPG(Algorithm):
         )
         self.action_noise = ActionNoise(
             noise, exploration_noise, self.env_config.num_envs, self.action_size
-        )
-        self.observation_normalizer = make_observation_normalizer(self)
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.compiled = resolve_compile(
-            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
         )
 
     def make_networks(

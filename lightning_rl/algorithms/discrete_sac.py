@@ -32,15 +32,14 @@ from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.box_actions import (
     acting_source,
-    make_observation_normalizer,
     normalize,
     prepared,
+    take_arguments,
 )
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
-from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
-from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
+from lightning_rl.experience.running_statistics import absorb_unit
+from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
@@ -50,6 +49,7 @@ from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.actors import Actor, Temperature
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
 
@@ -151,6 +151,11 @@ class DiscreteSAC(Algorithm):
     """
 
     source: OffPolicySource
+    gamma: float
+    tau: float
+    learning_starts: int
+    learning_rates: list[float]
+    observation_normalizer: RunningNormalizer | None
     gradient: JointGradient
     policy: ActingFunction
 
@@ -188,18 +193,11 @@ class DiscreteSAC(Algorithm):
             raise ConfigError(
                 f"DiscreteSAC expects a Discrete action space, received {self.action_space}"
             )
-        check_common_ranges(self._arguments)
-        self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
-        self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
-        self.replay_spec = replay
+        take_arguments(self)
         count = self.num_actions = int(self.action_space.n)
         largest = math.log(count)
         self.target_entropy = (
             ENTROPY_SHARE * largest if target_entropy == "auto" else target_entropy
-        )
-        self.learning_rates = choose_learning_rates(
-            learning_rate, critic_learning_rate, actor_learning_rate, alpha_learning_rate
         )
         space, factory = self.observation_space, network_factory(critic)
         with self.seeded_initialization():
@@ -207,11 +205,6 @@ class DiscreteSAC(Algorithm):
             self.critic = CriticEnsemble(space, 0, num_critics, hidden_sizes, count, factory)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Temperature(alpha, initial_alpha)
-        self.observation_normalizer = make_observation_normalizer(self)
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.compiled = resolve_compile(
-            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
-        )
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102

@@ -31,17 +31,16 @@ from lightning_rl.experience.box_actions import (
     act_with_noise,
     acting_source,
     greedy_policy,
-    make_observation_normalizer,
     noisy_actions,
     prepared,
     rescale_box_actions,
+    take_arguments,
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
-from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
-from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
+from lightning_rl.experience.running_statistics import absorb_unit
+from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
@@ -51,6 +50,7 @@ from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.actors import Actor
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
 
@@ -144,6 +144,10 @@ class TD3(Algorithm):
     """
 
     source: OffPolicySource
+    gamma: float
+    tau: float
+    learning_rates: list[float]
+    observation_normalizer: RunningNormalizer | None
     critic_gradient: JointGradient
     gradient: JointGradient
     policy: ActingFunction
@@ -178,7 +182,7 @@ class TD3(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        check_common_ranges(self._arguments)
+        take_arguments(self)
         check_ranges(
             {
                 "policy_delay": (policy_delay, 1, None),
@@ -186,16 +190,9 @@ class TD3(Algorithm):
                 "noise_clip": (noise_clip, 0.0, None),
             }
         )
-        self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
-        self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
-        self.replay_spec = replay
         self.policy_delay, self.target_noise = policy_delay, target_noise
         self.noise_clip = noise_clip
         size = self.action_size = rescale_box_actions(self)
-        self.learning_rates = choose_learning_rates(
-            learning_rate, critic_learning_rate, actor_learning_rate
-        )
         space, sizes, factory = self.observation_space, hidden_sizes, network_factory(critic)
         with self.seeded_initialization():
             self.actor = Actor(space, size, sizes, network_factory(actor))
@@ -203,11 +200,6 @@ class TD3(Algorithm):
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
         self.action_noise = ActionNoise(noise, exploration_noise, self.env_config.num_envs, size)
-        self.observation_normalizer = make_observation_normalizer(self)
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.compiled = resolve_compile(
-            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
-        )
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102
@@ -227,9 +219,8 @@ class TD3(Algorithm):
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
-        shape = (self.batch_size, self.action_size)
         for minibatch in prepared(self, minibatches):
-            noise = update_noise(self, *shape)
+            noise = update_noise(self)
             if (self.gradient_steps + 1) % self.policy_delay:
                 gradients, statistics = self.critic_gradient(minibatch, noise)
                 self.apply_gradients(self.flats[:1], gradients)

@@ -32,17 +32,16 @@ from lightning_rl.experience.box_actions import (
     act_squashed,
     acting_source,
     greedy_policy,
-    make_observation_normalizer,
     prepared,
     rescale_box_actions,
     squashed_actions,
+    take_arguments,
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
-from lightning_rl.experience.off_policy import OffPolicySource, agent_unit, gradient_steps_in
-from lightning_rl.experience.running_statistics import absorb_unit, make_reward_normalizer
-from lightning_rl.functional.compilation import CompileChoice, resolve_compile
+from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
+from lightning_rl.experience.running_statistics import absorb_unit
+from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.distributional import quantile_huber_loss, quantile_midpoints
 from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
@@ -57,6 +56,7 @@ from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.actors import Actor, Temperature
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
+from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Array, Statistics, TensorObservation
 
@@ -179,9 +179,13 @@ class TQC(Algorithm):
         ConfigError: For values outside their range or spaces that are not supported.
     """
 
-    source: OffPolicySource
     gradient: JointGradient
     policy: ActingFunction
+    learning_rates: list[float]
+    gamma: float
+    tau: float
+    observation_normalizer: RunningNormalizer | None
+    source: OffPolicySource
 
     def __init__(
         self,
@@ -215,34 +219,22 @@ class TQC(Algorithm):
         compile: CompileChoice = "auto",
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
-        check_common_ranges(self._arguments)
+        take_arguments(self)
         check_ranges(
             {
                 "num_quantiles": (num_quantiles, 2, None),
                 "dropped_quantiles": (dropped_quantiles, 0, num_quantiles - 1),
             }
         )
-        self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
-        self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.env_steps_per_iteration, self.tau, self.gamma = env_steps_per_iteration, tau, gamma
-        self.replay_spec = replay
         self.num_quantiles, self.dropped_quantiles = num_quantiles, dropped_quantiles
         size = self.action_size = rescale_box_actions(self)
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
-        self.learning_rates = choose_learning_rates(
-            learning_rate, critic_learning_rate, actor_learning_rate, alpha_learning_rate
-        )
         space, sizes, factory = self.observation_space, hidden_sizes, network_factory(critic)
         with self.seeded_initialization():
             self.actor = Actor(space, 2 * size, sizes, network_factory(actor))
             self.critic = CriticEnsemble(space, size, num_critics, sizes, num_quantiles, factory)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Temperature(alpha, initial_alpha)
-        self.observation_normalizer = make_observation_normalizer(self)
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
-        self.compiled = resolve_compile(
-            compile, gradient_steps_in(self.budget, train_frequency, gradient_steps)
-        )
 
     @property
     def unit_env_steps(self) -> int:  # noqa: D102
@@ -262,10 +254,9 @@ class TQC(Algorithm):
 
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
-        shape = (2, self.batch_size, self.action_size)
         midpoints = quantile_midpoints(self.num_quantiles).to(self.device)
         for minibatch in prepared(self, minibatches):
-            noise = update_noise(self, *shape)
+            noise = update_noise(self, 2)
             gradients, statistics = self.gradient(minibatch, noise, midpoints)
             self.apply_gradients(self.flats, gradients)
             polyak_update(self.flat_target, self.flats[0], self.tau)

@@ -15,11 +15,59 @@ from lightning_rl.buffers.replay import Transitions
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.agent_state import Agent
 from lightning_rl.experience.collector import Act, Collector
-from lightning_rl.experience.off_policy import OffPolicySource, make_source, prepare_minibatch
+from lightning_rl.experience.hyperparameters import check_common_ranges, choose_learning_rates
+from lightning_rl.experience.off_policy import (
+    OffPolicySource,
+    gradient_steps_in,
+    make_source,
+    prepare_minibatch,
+)
+from lightning_rl.experience.running_statistics import make_reward_normalizer
+from lightning_rl.functional.compilation import resolve_compile
 from lightning_rl.functional.soft_actor_critic import squashed_gaussian_array, squashed_mode
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.normalization import RunningNormalizer
 from lightning_rl.types import Array, TensorObservation
+
+_TAKEN = (
+    "capacity",
+    "batch_size",
+    "learning_starts",
+    "train_frequency",
+    "tau",
+    "gamma",
+    "env_steps_per_iteration",
+)
+
+
+def take_arguments(agent: Agent) -> None:
+    """Check and set what the constructors of all these algorithms take, under the same names.
+
+    They are `capacity`, `batch_size`, `learning_starts`, `train_frequency`, `gradient_steps` (as
+    `gradient_steps_per_update`, since agents count those), `tau`, `gamma`, `replay` (as
+    `replay_spec`), `env_steps_per_iteration`, `compile` (resolved, as `compiled`), and the learning
+    rates as one list of the critics', the actor's and, where there is one, the temperature's. The
+    normalisers are those that the environment's configuration asks for.
+
+    Raises:
+        ConfigError: For values outside their range.
+    """
+    arguments: dict[str, Any] = agent._arguments
+    check_common_ranges(arguments)
+    for name in _TAKEN:
+        setattr(agent, name, arguments.get(name))
+    agent.gradient_steps_per_update = arguments["gradient_steps"]
+    agent.replay_spec = arguments["replay"]
+    names = [f"{network}_learning_rate" for network in ("critic", "actor", "alpha")]
+    own = [arguments[name] for name in names if name in arguments]
+    agent.learning_rates = choose_learning_rates(arguments["learning_rate"], *own)
+    config, frequency = agent.env_config, arguments["train_frequency"]
+    agent.observation_normalizer = (
+        RunningNormalizer(agent.observation_space) if config.normalize_observation else None
+    )
+    agent.reward_normalizer = make_reward_normalizer(config, arguments["gamma"])
+    updates = gradient_steps_in(agent.budget, frequency, arguments["gradient_steps"])
+    agent.compiled = resolve_compile(arguments["compile"], updates)
 
 
 def rescale_box_actions(agent: Agent) -> int:
@@ -41,13 +89,6 @@ def rescale_box_actions(agent: Agent) -> int:
     return int(np.prod(space.shape))
 
 
-def make_observation_normalizer(agent: Agent) -> RunningNormalizer | None:
-    """Return the one normaliser of actor and critics that `env.normalize_observation` asks for."""
-    if not agent.env_config.normalize_observation:
-        return None
-    return RunningNormalizer(agent.observation_space)
-
-
 def normalize(agent: Agent, observation: TensorObservation) -> TensorObservation:
     """Return observations `(B, *obs_shape)`, normalised if the run does that."""
     normalizer: RunningNormalizer | None = agent.observation_normalizer
@@ -64,8 +105,9 @@ def prepared(agent: Agent, minibatches: Iterable[Transitions]) -> Iterator[dict[
         yield minibatch
 
 
-def update_noise(agent: Agent, *shape: int) -> Tensor:
-    """Return standard normal noise of an update, from the run's own stream, on the device."""
+def update_noise(agent: Agent, *draws: int) -> Tensor:
+    """Return standard normal noise `(*draws, B, A)` of an update, from the run's own stream."""
+    shape = (*draws, agent.batch_size, agent.action_size)
     return torch.randn(shape, generator=agent.streams.torch("update")).to(agent.device)
 
 

@@ -150,6 +150,7 @@ GATES = (
         "ddpg/pendulum", "Pendulum-v1", -200, 20_000,
         Reference(-152.099, 94.282, "Pendulum-v1", 20_000, 750),
     ),
+    Gate("sac/point_reach", "LightningRL/PointReach-v0", 0.95, 20_000),
     Gate("tqc/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("crossq/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("discrete_sac/cartpole", "CartPole-v1", 450, 100_000),

@@ -150,7 +150,6 @@ RUNS = {
     "dqn-cartpole": dqn("CartPole-v1"),
     "dqn-acrobot": dqn("Acrobot-v1", patience=2, **SHORT_EPISODES),
     "dqn-lunar-lander": dqn("LunarLander-v3"),
-    "sac-pendulum": continuous("SAC", "Pendulum-v1"),
     "dqn-half-cheetah": dqn("HalfCheetah-v5", wrappers=[DISCRETIZED], **SHORT_EPISODES),
 }
 ATOMS = {"num_atoms": 11, "v_min": 0.0, "v_max": 20.0, "hidden_sizes": [16, 16]}
@@ -166,6 +165,23 @@ FURTHER = {
     "q-learning-double": tabular("QLearning", double=True, epsilon_decay_episodes=40),
     "sarsa": tabular("SARSA"),
     "expected-sarsa": tabular("ExpectedSARSA"),
+    "sac-pendulum": continuous("SAC", "Pendulum-v1"),
+}
+# What of them differs from SAC under a kill is the noise, the delay, the buffers and the replay.
+CONTINUOUS = {
+    "td3-correlated-noise": continuous(
+        "TD3", "Pendulum-v1", env={"num_envs": 2}, noise="ornstein_uhlenbeck"
+    ),
+    "ddpg-pendulum": continuous("DDPG", "Pendulum-v1"),
+    "tqc-half-cheetah": continuous("TQC", "HalfCheetah-v5", env={"max_episode_steps": 60}),
+    "crossq-pendulum": continuous("CrossQ", "Pendulum-v1"),
+    "discrete-sac-cartpole": continuous("DiscreteSAC", "CartPole-v1"),
+    "sac-hindsight": continuous(
+        "SAC",
+        "LightningRL/PointReach-v0",
+        env={"num_envs": 2, "normalize_reward": False},
+        replay={"class_path": "HindsightReplay"},
+    ),
 }
 # An emulator takes a while to reset: fewer evaluations, and fewer kills.
 IMAGES = {

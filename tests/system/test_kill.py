@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.cases import ASYNC, FURTHER, IMAGES, RUNS, VARIANTS
+from tests.system.cases import ASYNC, CONTINUOUS, FURTHER, IMAGES, RUNS, VARIANTS
 from tests.system.fork_server import (
     KILLED,
     Run,
@@ -89,6 +89,12 @@ def test_sigkill_while_the_metrics_database_is_written(
     resume_to_end(killed)
     assert_equal(references["dqn-cartpole"], killed)
     assert_gapless(killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_sigkill_of_continuous_control(name: str, tmp_path: Path) -> None:
+    check_kills(CONTINUOUS[name], tmp_path, KILLS)
 
 
 @pytest.mark.slow

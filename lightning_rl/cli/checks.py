@@ -34,8 +34,9 @@ _SHORT_NAMES = {
     "logger": ("lightning_rl.loggers", "lightning.pytorch.loggers"),
     "actor": ("lightning_rl.networks",),
     "critic": ("lightning_rl.networks",),
+    "replay": ("lightning_rl.buffers",),
 }
-CLASS_ARGUMENTS = ("callbacks", "logger", "actor", "critic", "wrappers", "imports")
+CLASS_ARGUMENTS = ("callbacks", "logger", "actor", "critic", "replay", "wrappers", "imports")
 """Arguments whose values name classes or modules."""
 _FREE = ("kwargs", "eval_kwargs", "dict_kwargs")
 _MODEL_ARGS = ("model", "init_args")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_rl.functional.compilation import compile_function
 from lightning_rl.functional.parameters import FlatParameters
@@ -18,7 +17,7 @@ JointLoss = Callable[..., tuple[Sequence[Tensor], Tensor]]
 """`loss(*networks, *frozen, *inputs) -> (scalars, statistics)`: scalar i is minimised with respect
 to network i alone, whatever else it depends on; scalars behind the last network are not."""
 
-JointGradient = Callable[..., tuple[list[Tensor], Tensor]]
+JointGradient = Callable[..., tuple[tuple[Tensor, ...], Tensor]]
 """`gradient(*inputs) -> (a flat gradient per network, statistics and the joint gradient's norm)`.
 """
 
@@ -33,17 +32,15 @@ def joint_gradient_function(
     """Return the function from the loss's inputs to the gradient of every network.
 
     All gradients are taken at the same parameters, before any of them is applied. Compiled, the
-    forward passes, what the losses share of them, and all backward passes are one program. It is
-    recorded from what autograd does (`make_fx`), which costs a sixth of the compilation time of
-    tracing the Python code and its gradient transforms.
+    forward passes, what the losses share of them, and all backward passes are one program, recorded
+    from what autograd does.
 
     Args:
         loss: Reads nothing but its arguments; numbers that change from call to call must be tensors
             among them. Calls networks like modules.
         networks: Those to train, in the order of the loss's arguments and scalars.
         parameters: Flat view of each network's trainable parameters.
-        compiled: Whether to compile; the structure and shapes of the inputs are then fixed by the
-            first call.
+        compiled: Whether to compile.
         frozen: Networks that the loss calls and that get no gradient, such as a target network.
     """
     return (_compiled if compiled else _eager)(loss, networks, parameters, frozen)
@@ -57,7 +54,7 @@ def _eager(
 ) -> JointGradient:
     leaves: list[list[Tensor]] = [list(flat.named.values()) for flat in parameters]
 
-    def gradient(*inputs: Any) -> tuple[list[Tensor], Tensor]:
+    def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
         with torch.enable_grad():
             losses, statistics = loss(*networks, *frozen, *inputs)
             return _differentiate(losses, leaves, statistics)
@@ -73,7 +70,7 @@ def _compiled(
 ) -> JointGradient:
     modules = (*networks, *frozen)
 
-    def whole(tensors: list[Tensors], inputs: Any) -> tuple[list[Tensor], Tensor]:
+    def whole(tensors: list[Tensors], inputs: Any) -> tuple[Tensor, ...]:
         leaves = [
             [values[name].detach().requires_grad_() for name in flat.named]
             for values, flat in zip(tensors, parameters, strict=False)
@@ -89,34 +86,30 @@ def _compiled(
         ]
         with torch.enable_grad():
             losses, statistics = loss(*calls, *inputs)
-            return _differentiate(losses, leaves, statistics)
+            gradients, statistics = _differentiate(losses, leaves, statistics)
+        return (*gradients, statistics)
 
     # Detached views of the same memory: in-place updates of the parameters are seen.
     tensors = [_tensors(module) for module in modules]
-    program: Any = None
+    program = compile_function(whole, enabled=True)
 
-    def gradient(*inputs: Any) -> tuple[list[Tensor], Tensor]:
-        nonlocal program
-        if program is None:
-            # With fake tensors nothing runs, so buffers that the loss updates stay what they are.
-            graph = make_fx(whole, tracing_mode="fake")(tensors, inputs)
-            program = compile_function(graph, enabled=True)
-        with torch.no_grad():
-            return program(tensors, inputs)
+    def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
+        *gradients, statistics = program(tensors, inputs)
+        return tuple(gradients), statistics
 
     return gradient
 
 
 def _differentiate(
     losses: Sequence[Tensor], leaves: Sequence[Sequence[Tensor]], statistics: Tensor
-) -> tuple[list[Tensor], Tensor]:
+) -> tuple[tuple[Tensor, ...], Tensor]:
     gradients = []
     for index, (loss, group) in enumerate(zip(losses, leaves, strict=False)):
         # The losses share parts of the graph, which the last one may free.
         parts = torch.autograd.grad(loss, group, retain_graph=index + 1 < len(leaves))
         gradients.append(torch.cat([part.reshape(-1) for part in parts]))
     squares = torch.stack([gradient.square().sum() for gradient in gradients])
-    return gradients, torch.cat((statistics, squares.sum().sqrt().view(1)))
+    return tuple(gradients), torch.cat((statistics, squares.sum().sqrt().view(1)))
 
 
 def _stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:

@@ -27,6 +27,7 @@ _EXPORTS = {
     "QLearning": "lightning_rl.algorithms",
     "QRDQN": "lightning_rl.algorithms",
     "Rainbow": "lightning_rl.algorithms",
+    "RecurrentPPO": "lightning_rl.algorithms",
     "RunResult": "lightning_rl.runs.results",
     "SAC": "lightning_rl.algorithms",
     "SARSA": "lightning_rl.algorithms",

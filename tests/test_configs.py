@@ -29,7 +29,7 @@ def test_a_configuration_is_valid(name: str) -> None:
     document = read_document(file, origin)
     check_document(document)
     model = document.data["model"]
-    algorithm = name.split("/")[0]
+    algorithm = name.split("/")[0].replace("_", "")
     assert model["class_path"].rsplit(".", 1)[-1].lower() == algorithm.replace("_", "")
     assert model["init_args"]["env"]["id"]
     assert model["init_args"].keys() & {"total_env_steps", "total_episodes"}

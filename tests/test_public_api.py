@@ -27,6 +27,7 @@ PUBLIC = [
     "QLearning",
     "QRDQN",
     "Rainbow",
+    "RecurrentPPO",
     "RunResult",
     "SAC",
     "SARSA",

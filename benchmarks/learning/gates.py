@@ -155,6 +155,9 @@ GATES = (
     Gate("crossq/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("discrete_sac/cartpole", "CartPole-v1", 450, 100_000),
     Gate(
+        "recurrent_ppo/cartpole_no_velocity", "LightningRL/CartPoleNoVelocity-v1", 450, 200_000,
+    ),
+    Gate(
         "dqn/mountain_car", "MountainCar-v0", -115, 120_000,
         Reference(-100.8, 9.9, "MountainCar-v0", 120_000, 1_487), "IQM",
     ),

@@ -12,6 +12,7 @@ from lightning_rl.algorithms.pqn import PQN
 from lightning_rl.algorithms.q_learning import QLearning
 from lightning_rl.algorithms.qrdqn import QRDQN
 from lightning_rl.algorithms.rainbow import Rainbow
+from lightning_rl.algorithms.recurrent_ppo import RecurrentPPO
 from lightning_rl.algorithms.sac import SAC
 from lightning_rl.algorithms.sarsa import SARSA
 from lightning_rl.algorithms.td3 import TD3
@@ -34,4 +35,5 @@ __all__ = [
     "ExpectedSARSA",
     "QLearning",
     "Rainbow",
+    "RecurrentPPO",
 ]

@@ -24,12 +24,12 @@ from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.experience.advantages import advantages, rollout_tensors
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
 from lightning_rl.experience.on_policy import Minibatches, OnPolicySource, valid_rows
 from lightning_rl.experience.running_statistics import (
     absorb_observations,
-    absorb_rewards,
     make_reward_normalizer,
     mean_over_ranks,
     standardize,
@@ -38,9 +38,8 @@ from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
-from lightning_rl.functional.returns import gae
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
-from lightning_rl.functional.statistics import explained_variance
+from lightning_rl.functional.surrogate import SURROGATE_STATISTICS, surrogate_loss
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead, make_action_head
 from lightning_rl.networks.greedy import GreedyPolicy
@@ -50,34 +49,7 @@ from lightning_rl.types import Array, Statistics, TensorObservation
 
 SCHEDULES = ("constant", "linear", "adaptive_kl")
 DEFAULT_TARGET_KL = 0.01
-STATISTICS = (
-    "train/policy_loss",
-    "train/value_loss",
-    "train/entropy_loss",
-    "train/approx_kl",
-    "train/clip_fraction",
-)
-
-
-def clipped_policy_loss(ratio: Tensor, advantage: Tensor, clip_coef: Tensor) -> Tensor:
-    """Return the negative clipped surrogate (equation 7) of `(B,)` ratios, advantages; a scalar."""
-    clipped = ratio.clamp(1 - clip_coef, 1 + clip_coef)
-    return -torch.min(ratio * advantage, clipped * advantage).mean()
-
-
-def value_loss(
-    value: Tensor, return_: Tensor, old_value: Tensor, clip_coef: Tensor | None
-) -> Tensor:
-    """Return half the mean squared error of `(B,)` values, a scalar.
-
-    With `clip_coef`, values may leave `old_value` by at most that much before they are no longer
-    rewarded for it, as in the authors' code.
-    """
-    error = (value - return_).square()
-    if clip_coef is not None:
-        clipped = old_value + (value - old_value).clamp(-clip_coef, clip_coef)
-        error = torch.max(error, (clipped - return_).square())
-    return 0.5 * error.mean()
+STATISTICS = SURROGATE_STATISTICS
 
 
 def ppo_loss(
@@ -95,23 +67,12 @@ def ppo_loss(
             `advantage`, `value` and `return` `(B,)`.
         coefficients: `clip_coef, vf_coef, ent_coef`.
         head: Action distribution.
-        clip_value_loss: See `value_loss`.
+        clip_value_loss: Clip the value loss as well.
     """
-    clip_coef, vf_coef, ent_coef = coefficients.unbind()
     distribution, value = network(minibatch["observation"])
-    log_ratio = head.log_prob(distribution, minibatch["action"]) - minibatch["log_prob"]
-    ratio = log_ratio.exp()
-    policy = clipped_policy_loss(ratio, minibatch["advantage"], clip_coef)
-    critic = value_loss(
-        value, minibatch["return"], minibatch["value"], clip_coef if clip_value_loss else None
-    )
-    entropy = head.entropy(distribution).mean()
-    loss = policy + vf_coef * critic - ent_coef * entropy
-    with torch.no_grad():
-        # (r - 1) - log r is unbiased and never negative: http://joschu.net/blog/kl-approx.html
-        approx_kl = (ratio - 1 - log_ratio).mean()
-        clip_fraction = ((ratio - 1).abs() > clip_coef).float().mean()
-    return loss, torch.stack((policy, critic, -entropy, approx_kl, clip_fraction)).detach()
+    log_prob = head.log_prob(distribution, minibatch["action"])
+    entropy = head.entropy(distribution)
+    return surrogate_loss(log_prob, entropy, value, minibatch, coefficients, clip_value_loss)
 
 
 class PPO(Algorithm):
@@ -258,35 +219,22 @@ class PPO(Algorithm):
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> dict[str, Any]:
         """Return the rollout as rows with log-probabilities, values, advantages and returns."""
-        observation = map_tree(
-            lambda leaf: torch.from_numpy(leaf).to(self.device), rollout.observation
-        )
-        action, reward, terminated, truncated = (
-            torch.from_numpy(array).to(self.device)
-            for array in (rollout.action, rollout.reward, rollout.terminated, rollout.truncated)
-        )
+        observation, columns = rollout_tensors(self, rollout)
         distribution, value = self.network(map_tree(lambda leaf: leaf.flatten(0, 1), observation))
         rows = self.num_steps * rollout.num_envs
         value = value.view(self.num_steps + 1, rollout.num_envs)
-        log_prob = self.head.log_prob(distribution[:rows], action.flatten(0, 1))
+        action = columns["action"].flatten(0, 1)
+        log_prob = self.head.log_prob(distribution[:rows], action)
         next_value = value[1:].clone()
         if rollout.final_index:
             steps, envs = (torch.from_numpy(index) for index in rollout.final_indices())
             final = map_tree(lambda leaf: leaf.to(self.device), rollout.final_observations())
             next_value[steps, envs] = self.network.value(final)
-        value, ended = value[:-1], terminated | truncated
-        if self.reward_normalizer is not None:
-            absorb_rewards(self, self.reward_normalizer, reward, ended)
-            reward = self.reward_normalizer(reward)
-        advantage = gae(reward, value, next_value, terminated, ended, self.gamma, self.gae_lambda)
-        return_ = advantage + value
-        self.statistics.add(
-            ("train/explained_variance", "rollout/mean_value"),
-            torch.stack((explained_variance(value, return_), value.mean())),
-        )
+        value = value[:-1]
+        advantage, return_ = advantages(self, columns, value, next_value)
         experience: dict[str, Any] = {
             "observation": map_tree(lambda leaf: leaf[:-1].flatten(0, 1), observation),
-            "action": action.flatten(0, 1),
+            "action": action,
             "log_prob": log_prob,
             "value": value.flatten(),
             "advantage": advantage.flatten(),

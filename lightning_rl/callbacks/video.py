@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from lightning_rl.callbacks.base import Agent, Callback
 from lightning_rl.errors import ConfigError, TrainingFailed, check_ranges
-from lightning_rl.experience.evaluation import EvaluationSource, evaluation_mode
+from lightning_rl.experience.evaluation import EpisodePolicy, EvaluationSource, evaluation_mode
 from lightning_rl.experience.filming import Camera
 from lightning_rl.experience.random_streams import global_random_state, restore_global_random_state
 from lightning_rl.storage.video import check_video_packages
@@ -99,7 +99,7 @@ class VideoRecorder(Callback):
         camera = Camera(agent.env_config, lambda episode: path)
         source = EvaluationSource(
             agent.env_config,
-            agent.act_from_cpu,
+            EpisodePolicy(agent),
             self.episodes,
             agent.seed,
             self.max_steps_per_episode,

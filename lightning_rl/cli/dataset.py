@@ -55,8 +55,9 @@ def write_episodes(agent: Algorithm, num_episodes: int, file: Path) -> int:
 @torch.inference_mode()
 def _play(agent: Algorithm, env: Any, seed: int, index: int, columns: dict[str, list[Any]]) -> None:
     observation, _ = env.reset(seed=seed)
+    state = None
     for step in range(EVAL_MAX_STEPS_PER_EPISODE):
-        action = agent.predict(observation)
+        action, state = agent.predict_with_state(observation, state)
         following, reward, terminated, truncated, _ = env.step(action)
         truncated = truncated or step == EVAL_MAX_STEPS_PER_EPISODE - 1
         row = {

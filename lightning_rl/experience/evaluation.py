@@ -26,6 +26,32 @@ logger = logging.getLogger(__name__)
 Policy = Callable[[TensorObservation], Array]
 """From observations `(N, *obs_shape)` to the policy's actions `(N, ...)`."""
 
+
+class EpisodePolicy:
+    """A policy that plays whole episodes, with its memory of each row's if it has one.
+
+    Args:
+        agent: What acts; see `EvaluationHooks.act_with_state`.
+        deterministic: The most probable action instead of a sampled one.
+    """
+
+    def __init__(self, agent: Any, deterministic: bool = True) -> None:
+        self._agent, self._deterministic = agent, deterministic
+        self._state: Array | None = None
+
+    def __call__(self, observation: TensorObservation) -> Array:
+        """Return the actions `(N, ...)` of observations `(N, *obs_shape)` on the CPU."""
+        action, self._state = self._agent.act_with_state(
+            self._agent.to_device(observation), self._state, self._deterministic
+        )
+        return action
+
+    def begin_episode(self, row: int) -> None:
+        """Forget what happened in `row`."""
+        if self._state is not None:
+            self._state[row] = 0.0
+
+
 MAX_ROWS = 32
 EVAL_MAX_STEPS_PER_EPISODE = 10_000
 """Where neither the environment nor its registration ends an episode, evaluation cuts it here."""
@@ -118,6 +144,8 @@ class EvaluationSource(IterableDataset):
         def begin(row: int) -> None:
             playing[row] = waiting.pop()
             returns[row], lengths[row], components[row] = 0.0, 0, {}
+            if isinstance(self.policy, EpisodePolicy):
+                self.policy.begin_episode(row)
             env.reset([row], [episode_seed(self.seed, self.stream, playing[row])])
             self._show(env, row, playing[row])
 

@@ -17,7 +17,7 @@ from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.seeding import SeedStream
 from lightning_rl.envs.spaces import action_adapter, storage_dtype
 from lightning_rl.errors import ConfigError
-from lightning_rl.experience.evaluation import EpisodeMetric, EvaluationSource
+from lightning_rl.experience.evaluation import EpisodeMetric, EpisodePolicy, EvaluationSource
 from lightning_rl.experience.source import sized_loader
 from lightning_rl.functional.trees import map_tree, tree_items
 from lightning_rl.types import Array, Episode, Statistics, TensorObservation
@@ -76,10 +76,39 @@ class EvaluationHooks(pl.LightningModule):
         Raises:
             ConfigError: When the observation's shape is not that of the observation space.
         """
+        return self.predict_with_state(observation, None, deterministic)[0]
+
+    def predict_with_state(
+        self, observation: Any, state: Array | None = None, deterministic: bool = True
+    ) -> tuple[Array, Array | None]:
+        """Return the action as `predict` does, and the policy's memory to hand in next time.
+
+        Args:
+            observation: One observation, or a batch of them.
+            state: What the last call returned, `(N, S)`; None when the episodes begin. Set a row to
+                zero where an episode begins.
+            deterministic: The most probable action instead of a sampled one.
+
+        Returns:
+            The action, and the memory; None for a policy without one.
+        """
         batch, single = _to_batch(self.observation_space, observation)
         to_env = action_adapter(self.action_space, self.env_config.action)
-        action = to_env(self.act_from_cpu(batch, deterministic))
-        return action[0] if single else action
+        action, state = self.act_with_state(self.to_device(batch), state, deterministic)
+        action = to_env(action)
+        return (action[0] if single else action), state
+
+    def act_with_state(
+        self, observation: TensorObservation, state: Array | None, deterministic: bool = True
+    ) -> tuple[Array, Array | None]:
+        """Return `act`, and the memory `(N, S)` of a policy that has one.
+
+        Args:
+            observation: `(N, *obs_shape)` on the agent's device.
+            state: What the last call returned; None when the episodes begin.
+            deterministic: The most probable action instead of a sampled one.
+        """
+        return self.act(observation, deterministic), None
 
     def to_device(self, tree: Any) -> Any:
         """Return a tensor, or a flat dictionary of them, on the agent's device."""
@@ -93,7 +122,7 @@ class EvaluationHooks(pl.LightningModule):
         """Return the source of `num_episodes` finished episodes with seeds from `stream`."""
         return EvaluationSource(
             self.env_config,
-            self.act_from_cpu,
+            EpisodePolicy(self),
             num_episodes,
             self.seed,
             stream=stream,

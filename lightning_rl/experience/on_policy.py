@@ -162,10 +162,14 @@ class OnPolicySource(ExperienceSource):
         return Minibatches(
             experience,
             learner.update_epochs,
-            learner.minibatch_size,
+            self._minibatch_rows(experience),
             learner.streams.torch("minibatch"),
             learner.poll,
         )
+
+    def _minibatch_rows(self, experience: Experience) -> int:
+        """Return the rows of one minibatch."""
+        return self.learner.minibatch_size
 
     def _rollout_statistics(self) -> Statistics:
         statistics = {"rollout/mean_reward": self.rollout.mean_reward()}

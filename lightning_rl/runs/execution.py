@@ -22,6 +22,7 @@ from lightning_rl.envs.seeding import episode_seed
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.evaluation import (
     EVAL_MAX_STEPS_PER_EPISODE,
+    EpisodePolicy,
     EvaluationSource,
     evaluation_mode,
 )
@@ -142,7 +143,7 @@ def _play(
                 check_spaces(agent, instance)
         source = EvaluationSource(
             env_config,
-            lambda observation: agent.act_from_cpu(observation, config.deterministic),
+            EpisodePolicy(agent, config.deterministic),
             config.num_episodes,
             seed,
             config.max_steps_per_episode,
@@ -189,9 +190,10 @@ def _play_one(
         reset_seed = episode_seed(seed, "test", index)
         observation, _ = env.reset(seed=reset_seed)
         reward, length = 0.0, 0
+        state = None
         terminated = truncated = False
         while not (terminated or truncated or length >= limit):
-            action = agent.predict(observation, config.deterministic)
+            action, state = agent.predict_with_state(observation, state, config.deterministic)
             observation, step_reward, terminated, truncated, _ = env.step(action)
             reward += float(step_reward)
             length += 1

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from lightning_rl.callbacks.base import Agent
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import ConfigError
-from lightning_rl.experience.evaluation import EvaluationSource
+from lightning_rl.experience.evaluation import EpisodePolicy, EvaluationSource
 from lightning_rl.experience.filming import Camera
 from lightning_rl.runs.execution import check_spaces, env_config_of, untouched
 from lightning_rl.runs.results import ExecutionConfig
@@ -77,7 +77,7 @@ def record_video(
     camera = Camera(config, lambda _: path, lambda instance: check_spaces(agent, instance))
     source = EvaluationSource(
         config,
-        lambda observation: agent.act_from_cpu(observation, options.deterministic),
+        EpisodePolicy(agent, options.deterministic),
         options.num_episodes,
         seed,
         options.max_steps_per_episode,

@@ -95,6 +95,11 @@ CASES: dict[str, Case] = {
     "DiscreteSAC": replace(_continuous("train/alpha"), env="CartPole-v1", probe={}),
     "SAC": _continuous("train/alpha"),
     "TD3": _continuous(),
+    "RecurrentPPO": Case(
+        {"num_steps": 16, "minibatch_size": 32, "sequence_length": 8, "update_epochs": 2},
+        gradient_steps=None,
+        network="actor",
+    ),
     "QLearning": TABLE,
     "SARSA": TABLE,
     "ExpectedSARSA": TABLE,

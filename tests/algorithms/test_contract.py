@@ -76,8 +76,12 @@ def test_the_policy_module_acts_as_the_agent_does(make: Any):
     """It is what `lightning-rl export` writes."""
     agent = make.case.varied(make()).eval()
     observation = trial_observations(agent.observation_space, 500)
+    policy = agent.policy_module()
+    # A policy with memory: at the beginning of an episode.
+    memory = [] if policy.state_shape is None else [torch.zeros(500, *policy.state_shape)]
     with torch.no_grad():
-        action = agent.policy_module()(observation).numpy()
+        result = policy(observation, *memory)
+    action = (result[0] if memory else result).numpy()
     assert np.array_equal(action, agent.act(observation))
     assert len(np.unique(action)) > 1
 

@@ -16,6 +16,7 @@ from lightning_rl.algorithms.ppo import PPO
 from lightning_rl.algorithms.pqn import PQN
 from lightning_rl.algorithms.qrdqn import QRDQN
 from lightning_rl.algorithms.rainbow import Rainbow
+from lightning_rl.algorithms.recurrent_ppo import RecurrentPPO
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import (
     ACTION_SPACES,
@@ -42,8 +43,11 @@ OFF_POLICY = {
 }
 EPSILON = {"epsilon_end": 0.2, "epsilon_fraction": 0.5}
 ATOMS = {"num_atoms": 29, "v_min": -2.0, "v_max": 12.0}
+RECURRENT = {key: value for key, value in ON_POLICY.items() if key != "compile"}
+RECURRENT |= {"sequence_length": 8, "hidden_size": 16}
 QUICK: dict[type[Algorithm], dict[str, Any]] = {
     PPO: ON_POLICY,
+    RecurrentPPO: RECURRENT,
     DQN: {**OFF_POLICY, **EPSILON},
     C51: {**OFF_POLICY, **EPSILON, **ATOMS, "learning_rate": 2e-2},
     QRDQN: {**OFF_POLICY, **EPSILON, "num_quantiles": 5, "learning_rate": 2e-2},
@@ -51,7 +55,9 @@ QUICK: dict[type[Algorithm], dict[str, Any]] = {
     PQN: {**ON_POLICY, **EPSILON, "num_steps": 8, "update_epochs": 8, "learning_rate": 0.1},
 }
 EVERY = pytest.mark.parametrize("cls", list(QUICK))
-EVERY_NETWORK = pytest.mark.parametrize("cls", [PPO, DQN, PQN])  # the others have DQN's
+EVERY_NETWORK = pytest.mark.parametrize(
+    "cls", [PPO, RecurrentPPO, DQN, PQN]
+)  # the others have DQN's
 
 
 class Endless(ProbeEnv):
@@ -67,6 +73,8 @@ def probe(name: str, **kwargs: Any) -> dict[str, Any]:
 
 def value_of(agent: Any, seen: float) -> float:
     observation = torch.tensor([[seen]])
+    if isinstance(agent, RecurrentPPO):  # at the beginning of an episode
+        return agent.network(observation, torch.zeros(1, agent.network.state_size))[1].item()
     if isinstance(agent, PPO):
         return agent.network.value(observation).item()
     outputs = agent.eval().network(observation)

@@ -35,6 +35,14 @@ def ppo(env_id: str, schedule: str, patience: int = 99, **env: Any) -> Run:
     )
 
 
+def recurrent(env_id: str) -> Run:
+    """The same with RecurrentPPO, which never compiles."""
+    run = ppo(env_id, "linear")
+    memory = {"sequence_length": 16, "hidden_size": 8, "hidden_sizes": [16]}
+    agent = {key: value for key, value in run.agent.items() if key != "compile"} | memory
+    return replace(run, algorithm="RecurrentPPO", agent=agent)
+
+
 def dqn(env_id: str, patience: int = 99, **env: Any) -> Run:
     """A DQN run of 12 units whose replay buffer overflows, evaluated every third."""
     return Run(
@@ -154,6 +162,7 @@ RUNS = {
 }
 ATOMS = {"num_atoms": 11, "v_min": 0.0, "v_max": 20.0, "hidden_sizes": [16, 16]}
 FURTHER = {
+    "recurrent-ppo-cartpole": recurrent("LightningRL/CartPoleNoVelocity-v1"),
     "dqn-all-parts": dqn("CartPole-v1", num_envs=2).changed(**PARTS),
     "c51-cartpole": sibling("C51", **ATOMS),
     "qrdqn-cartpole": sibling("QRDQN", num_quantiles=5, hidden_sizes=[16, 16]),

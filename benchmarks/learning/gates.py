@@ -170,7 +170,7 @@ GATES = (
         Reference(154.4, 79.2, "LunarLander-v2", 100_000, 200), "IQM",
     ),
     # Random play gets 0.4; the DQN of the MinAtar paper ends near 10 after 5M steps (its figure 3).
-    Gate("ppo/minatar_breakout", "MinAtar/Breakout-v1", 12, 1_000_000),
+    Gate("ppo/minatar_breakout", "MinAtar/Breakout-v1", 12, 2_000_000),
     Gate(
         "ppo/lunar_lander", "LunarLander-v3", 200, 1_000_000,
         Reference(242.1, 31.8, "LunarLander-v2", 1_000_000, 369),

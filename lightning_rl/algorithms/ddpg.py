@@ -126,13 +126,13 @@ class DDPG(Algorithm):
         ConfigError: For values outside their range or spaces that are not supported.
     """
 
-    source: OffPolicySource
+    policy: ActingFunction
+    gradient: JointGradient
     gamma: float
     tau: float
-    learning_rates: list[float]
     observation_normalizer: RunningNormalizer | None
-    gradient: JointGradient
-    policy: ActingFunction
+    learning_rates: list[float]
+    source: OffPolicySource
 
     def __init__(
         self,

@@ -135,6 +135,18 @@ GATES = (
         Reference(500.0, 0.0, "CartPole-v1", 50_000, 300),
     ),
     Gate(
+        "qrdqn/cartpole", "CartPole-v1", 475, 100_000,
+        Reference(500.0, 0.0, "CartPole-v1", 50_000, 300),
+    ),
+    Gate(
+        "c51/cartpole", "CartPole-v1", 475, 500_000,
+        Reference(481.20, 20.53, "CartPole-v1", 500_000, source="C"),
+    ),
+    Gate(
+        "pqn/cartpole", "CartPole-v1", 475, 500_000,
+        Reference(495.13, 6.89, "CartPole-v1", 500_000, source="C"),
+    ),
+    Gate(
         "ppo/pendulum", "Pendulum-v1", -200, 200_000,
         Reference(-172.2, 104.2, "Pendulum-v1", 100_000, 750),
     ),

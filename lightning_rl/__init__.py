@@ -12,6 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "A2C": "lightning_rl.algorithms",
     "Algorithm": "lightning_rl.algorithms",
     "C51": "lightning_rl.algorithms",
     "CrossQ": "lightning_rl.algorithms",
@@ -26,6 +27,7 @@ _EXPORTS = {
     "PQN": "lightning_rl.algorithms",
     "QLearning": "lightning_rl.algorithms",
     "QRDQN": "lightning_rl.algorithms",
+    "REINFORCE": "lightning_rl.algorithms",
     "Rainbow": "lightning_rl.algorithms",
     "RecurrentPPO": "lightning_rl.algorithms",
     "RunResult": "lightning_rl.runs.results",

@@ -12,6 +12,7 @@ import pytest
 import lightning_rl
 
 PUBLIC = [
+    "A2C",
     "Algorithm",
     "C51",
     "CrossQ",
@@ -26,6 +27,7 @@ PUBLIC = [
     "PQN",
     "QLearning",
     "QRDQN",
+    "REINFORCE",
     "Rainbow",
     "RecurrentPPO",
     "RunResult",

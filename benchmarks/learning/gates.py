@@ -124,8 +124,24 @@ class Gate:
         return len(returns) >= self.seeds and self.score(returns) >= self.threshold
 
 
+_FROZEN_LAKE = Reference(0.7442, 0.0, "FrozenLake-v1", 0, source="P")
+_TAXI = Reference(7.93, 2.59, "Taxi-v4", 0, source="P")
+_CLIFF_WALKING = Reference(-13.0, 0.0, "CliffWalking-v1", 0, source="P")
+
 # Cheap ones first: this is the order in which they run.
 GATES = (
+    Gate(
+        "q_learning/cliff_walking", "CliffWalking-v1", -13, 50_000, _CLIFF_WALKING,
+        measure="exact",
+    ),
+    *(
+        Gate(f"{name}/frozen_lake", "FrozenLake-v1", 0.72, 300_000, _FROZEN_LAKE, measure="exact")
+        for name in ("q_learning", "sarsa", "expected_sarsa")
+    ),
+    *(
+        Gate(f"{name}/taxi", "Taxi-v4", 7.7, 300_000, _TAXI, measure="exact")
+        for name in ("q_learning", "sarsa", "expected_sarsa")
+    ),
     Gate(
         "ppo/cartpole", "CartPole-v1", 475, 100_000,
         Reference(500.0, 0.0, "CartPole-v1", 100_000, 300),
@@ -146,6 +162,11 @@ GATES = (
         "pqn/cartpole", "CartPole-v1", 475, 500_000,
         Reference(495.13, 6.89, "CartPole-v1", 500_000, source="C"),
     ),
+    Gate(
+        "a2c/cartpole", "CartPole-v1", 475, 500_000,
+        Reference(500.0, 0.0, "CartPole-v1", 500_000),
+    ),
+    Gate("reinforce/cartpole", "CartPole-v1", 400, 500_000),
     Gate(
         "ppo/pendulum", "Pendulum-v1", -200, 200_000,
         Reference(-172.2, 104.2, "Pendulum-v1", 100_000, 750),

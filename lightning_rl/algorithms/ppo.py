@@ -21,18 +21,15 @@ import torch
 from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
-from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.errors import check_choice, check_ranges
-from lightning_rl.experience.advantages import advantages, rollout_tensors
-from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.actor_critic import ActorCriticHooks
+from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
-from lightning_rl.experience.on_policy import Minibatches, OnPolicySource, valid_rows
+from lightning_rl.experience.on_policy import Minibatches, OnPolicySource
 from lightning_rl.experience.running_statistics import (
     absorb_observations,
-    make_reward_normalizer,
     mean_over_ranks,
-    standardize,
 )
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
@@ -40,12 +37,9 @@ from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.surrogate import SURROGATE_STATISTICS, surrogate_loss
-from lightning_rl.functional.trees import map_tree
-from lightning_rl.networks.distributions import ActionHead, make_action_head
-from lightning_rl.networks.greedy import GreedyPolicy
-from lightning_rl.networks.policies import ActorCritic
+from lightning_rl.networks.distributions import ActionHead
 from lightning_rl.networks.specification import NetworkSpec, network_factory
-from lightning_rl.types import Array, Statistics, TensorObservation
+from lightning_rl.types import Statistics, TensorObservation
 
 SCHEDULES = ("constant", "linear", "adaptive_kl")
 DEFAULT_TARGET_KL = 0.01
@@ -75,7 +69,7 @@ def ppo_loss(
     return surrogate_loss(log_prob, entropy, value, minibatch, coefficients, clip_value_loss)
 
 
-class PPO(Algorithm):
+class PPO(ActorCriticHooks, Algorithm):
     """Proximal Policy Optimization for Discrete, Box, MultiDiscrete and MultiBinary actions.
 
     Logs, as means over minibatches, `train/policy_loss`, `train/value_loss`, `train/entropy_loss`
@@ -173,77 +167,15 @@ class PPO(Algorithm):
             }
         )
         check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
-        self.head = make_action_head(self.action_space)
-        with self.seeded_initialization():
-            self.network = ActorCritic(
-                self.observation_space,
-                self.action_space,
-                network_factory(actor),
-                network_factory(critic),
-                hidden_sizes,
-                activation,
-                shared_trunk,
-                log_std_init,
-                self.env_config.normalize_observation,
-            )
-        self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
+        networks = network_factory(actor), network_factory(critic)
+        self.make_networks(*networks, hidden_sizes, activation, shared_trunk, log_std_init)
         rows = num_steps * self.env_config.num_envs
         updates = update_epochs * -(-rows // minibatch_size)
         budget = self.budget.env_steps
         self.compiled = resolve_compile(compile, budget and budget // rows * updates)
 
-    @property
-    def unit_env_steps(self) -> int:  # noqa: D102
-        return self.num_steps * self.env_config.num_envs
-
-    def act(self, observation: TensorObservation, deterministic: bool = True) -> Array:  # noqa: D102
-        with torch.no_grad():
-            distribution = self.network.distribution_parameters(observation)
-            if deterministic:
-                return self.head.mode(distribution).numpy(force=True)
-            noise = self.head.draw_noise((len(distribution),), self.streams.torch("action"))
-            return self.head.sample(distribution.cpu(), noise).numpy()
-
-    def policy_module(self) -> GreedyPolicy:  # noqa: D102
-        return GreedyPolicy(self.network, lambda outputs: self.head.mode(outputs[0]))
-
-    def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
-        prefix = (num_steps, self.env_config.num_envs)
-        noise = self.head.draw_noise(prefix, self.streams.torch("action")).numpy()
-        policy, sample = self.network.acting_function(), self.head.sample_array
-        return lambda observation, step: sample(policy(observation), noise[step])
-
     def build_source(self, collector: Collector) -> OnPolicySource:  # noqa: D102
         return OnPolicySource(self, collector, self.num_steps)
-
-    @torch.no_grad()
-    def estimate(self, rollout: Rollout) -> dict[str, Any]:
-        """Return the rollout as rows with log-probabilities, values, advantages and returns."""
-        observation, columns = rollout_tensors(self, rollout)
-        distribution, value = self.network(map_tree(lambda leaf: leaf.flatten(0, 1), observation))
-        rows = self.num_steps * rollout.num_envs
-        value = value.view(self.num_steps + 1, rollout.num_envs)
-        action = columns["action"].flatten(0, 1)
-        log_prob = self.head.log_prob(distribution[:rows], action)
-        next_value = value[1:].clone()
-        if rollout.final_index:
-            steps, envs = (torch.from_numpy(index) for index in rollout.final_indices())
-            final = map_tree(lambda leaf: leaf.to(self.device), rollout.final_observations())
-            next_value[steps, envs] = self.network.value(final)
-        value = value[:-1]
-        advantage, return_ = advantages(self, columns, value, next_value)
-        experience: dict[str, Any] = {
-            "observation": map_tree(lambda leaf: leaf[:-1].flatten(0, 1), observation),
-            "action": action,
-            "log_prob": log_prob,
-            "value": value.flatten(),
-            "advantage": advantage.flatten(),
-            "return": return_.flatten(),
-        }
-        experience |= valid_rows(experience, rollout)
-        if self.normalize_advantage:
-            experience["advantage"] = standardize(self, experience["advantage"])
-        return experience
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""

@@ -77,6 +77,19 @@ def _agree_over_ranks(agent: Agent) -> None:
         agent.streams = RandomStreams(agent.seed, agent.global_rank)
 
 
+def require_one_process(agent: Agent) -> None:
+    """Refuse several processes for an algorithm that has no sum over them.
+
+    Raises:
+        ConfigError: Names the algorithm and the remedy.
+    """
+    if agent.num_ranks > 1:
+        raise ConfigError(
+            f"{type(agent).__name__} learns in one process, received {agent.num_ranks}; "
+            "give trainer.devices: 1 and as many env.num_envs as you like"
+        )
+
+
 def make_collector(agent: Agent) -> Collector:
     """Check the environment on a scratch instance, find its level and build the collector."""
     config: EnvConfig = agent.env_config

@@ -19,6 +19,7 @@ from lightning_rl.experience.hyperparameters import check_common_ranges
 from lightning_rl.experience.online import OnlineSource
 from lightning_rl.experience.random_streams import RandomStreams
 from lightning_rl.experience.run_hooks import RunHooks
+from lightning_rl.experience.setup import require_one_process
 from lightning_rl.functional.schedules import Schedule, constant, exponential, linear
 from lightning_rl.functional.tabular import epsilon_greedy
 from lightning_rl.functional.trees import map_tree
@@ -204,11 +205,7 @@ class TabularHooks(RunHooks):
 
     def setup(self, stage: str) -> None:
         """Refuse several processes: each would fill a table of its own."""
-        if self.num_ranks > 1:
-            raise ConfigError(
-                f"{type(self).__name__} learns in one process, received {self.num_ranks}; "
-                "give trainer.devices: 1 and as many env.num_envs as you like"
-            )
+        require_one_process(self)
         super().setup(stage)
 
     # Acting.

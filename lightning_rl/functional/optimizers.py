@@ -1,4 +1,4 @@
-"""Adam for one flat parameter: the fused kernel without the bookkeeping around it."""
+"""Optimizers for one flat parameter: the kernels without the bookkeeping around them."""
 
 from __future__ import annotations
 
@@ -65,3 +65,39 @@ class FlatAdam(torch.optim.Adam):
     # `Optimizer` wraps the step of every class that does not say it has been wrapped in a profiler
     # range, which costs more than the kernel.
     step.hooked = True  # type: ignore[attr-defined]
+
+
+class FlatRMSprop(torch.optim.Optimizer):
+    """RMSprop as A3C has it, on one contiguous parameter.
+
+    Mnih et al., 2016, https://arxiv.org/abs/1602.01783, equation S2 and S3: `g := alpha g +
+    (1 - alpha) d^2`, `parameter -= lr d / sqrt(g + eps)`. PyTorch's adds `eps` outside of the root.
+
+    Args:
+        parameter: `(P,)` leaf tensor.
+        lr: Learning rate, above 0; read anew from `param_groups` at each step.
+        alpha: Decay of the running mean square, in [0, 1).
+        eps: Added under the root.
+    """
+
+    def __init__(
+        self, parameter: nn.Parameter, lr: float, alpha: float = 0.99, eps: float = 1e-5
+    ) -> None:
+        super().__init__([parameter], {"lr": lr, "alpha": alpha, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Step with the gradient in `parameter.grad`; `closure` is not supported."""
+        group = self.param_groups[0]
+        parameter: Tensor = group["params"][0]
+        gradient = parameter.grad
+        if gradient is None:
+            return
+        state = self.state[parameter]
+        if not state:
+            state["square_avg"] = torch.zeros_like(parameter)
+        square = state["square_avg"]
+        square.mul_(group["alpha"]).addcmul_(gradient, gradient, value=1.0 - group["alpha"])
+        parameter.addcdiv_(gradient, (square + group["eps"]).sqrt_(), value=-group["lr"])
+
+    step.hooked = True  # type: ignore[attr-defined]  # as for `FlatAdam`

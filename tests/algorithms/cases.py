@@ -76,6 +76,7 @@ TABLE = Case(
 OFF_POLICY = {"learning_starts": 16, "batch_size": 16, "env_steps_per_iteration": 32}
 NAMES = sorted(set(algorithms.__all__) - {"Algorithm"})
 CASES: dict[str, Case] = {
+    "A2C": Case({"num_steps": 16}, network="actor"),
     "PPO": Case(
         {"num_steps": 16, "minibatch_size": 32, "update_epochs": 2},
         gradient_steps=2,
@@ -91,6 +92,12 @@ CASES: dict[str, Case] = {
     ),
     "CrossQ": replace(_continuous("train/alpha"), network=None),
     "DQN": Case(OFF_POLICY, gradient_steps=8, network="network"),
+    "REINFORCE": Case(
+        {"num_steps": 16},
+        gradient_steps=None,
+        network="actor",
+        metrics=("rollout/mean_reward", "train/learning_rate"),  # the others where an episode ended
+    ),
     "DDPG": _continuous(),
     "DiscreteSAC": replace(_continuous("train/alpha"), env="CartPole-v1", probe={}),
     "SAC": _continuous("train/alpha"),

@@ -169,7 +169,10 @@ def test_a_loaded_agent_without_its_checkpoint_begins_a_run_of_its_own(
     loaded = type(agent).load_from_checkpoint(saved(fit, agent, tmp_path / "a.ckpt"))
     begun = weights(loaded).clone()
     fit(loaded)
-    for name in ("env_steps", "iteration", "gradient_steps"):
+    names = ["env_steps", "iteration"]
+    if make.case.gradient_steps is not None:  # else chance decides when a step is due
+        names.append("gradient_steps")
+    for name in names:
         assert getattr(loaded, name) == getattr(agent, name), name
     assert not torch.equal(weights(loaded), begun)
 

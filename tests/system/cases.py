@@ -100,6 +100,24 @@ def continuous(algorithm: str, env_id: str, **agent: Any) -> Run:
     )
 
 
+def on_policy(algorithm: str, **agent: Any) -> Run:
+    """A run of 12 rollouts, one gradient step each, evaluated every third."""
+    return Run(
+        root="",
+        algorithm=algorithm,
+        agent={
+            "env": {"id": "CartPole-v1", "num_envs": 2, **NORMALIZED},
+            "total_env_steps": 12 * 100,
+            "seed": 3,
+            "learning_rate_schedule": "linear",
+            **agent,
+        },
+        trainer={"eval_every_env_steps": 300},
+        checkpoint=CHECKPOINT,
+        patience=99,
+    )
+
+
 def tabular(algorithm: str, **agent: Any) -> Run:
     """A run of 12 chunks that learn at every step, evaluated every third."""
     return Run(
@@ -171,6 +189,8 @@ FURTHER = {
         ppo("CartPole-v1", "linear").changed(hidden_sizes=[16, 16], epsilon_end=0.2),
         algorithm="PQN",
     ),
+    "a2c": on_policy("A2C", num_steps=50, learning_rate=7e-4, compile=False),
+    "reinforce": on_policy("REINFORCE", num_steps=50),
     "q-learning-double": tabular("QLearning", double=True, epsilon_decay_episodes=40),
     "sarsa": tabular("SARSA"),
     "expected-sarsa": tabular("ExpectedSARSA"),

@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+# Imported by tests of several folders, whichever comes first.
+pytest.register_assert_rewrite("tests.system.fork_server")
 torch.set_num_threads(1)
 # A test that fails fails again: the same examples every time, and no time limit on a busy machine.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

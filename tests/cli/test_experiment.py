@@ -136,7 +136,7 @@ def test_a_failure_during_training_is_data(here: Path) -> None:
     ("content", "message"),
     [
         ({"mmodel": "ppo"}, r"run_experiment: mmodel: unknown key 'mmodel'.*did you mean 'model'"),
-        ({"model": "ppq"}, r"model.class_path: unknown algorithm 'ppq'; did you mean 'PPO'"),
+        ({"model": "ppoo"}, r"model.class_path: unknown algorithm 'ppoo'; did you mean 'PPO'"),
         ({"model": {"class_path": "ppo", "init_args": {"gama": 1}}}, "did you mean 'gamma'"),
         ({"run": {"nname": "x"}}, r"run\.nname: unknown key 'nname'.*did you mean 'name'"),
         ({"trainer": {"callbacks": [object()]}}, r"trainer\.callbacks\.0: expected what a YAML"),

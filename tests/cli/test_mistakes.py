@@ -41,7 +41,7 @@ FILES = {
     "misspelt class_path": ("model:\n  class_pth: PPO\n", "did you mean 'class_path'?"),
     "hyperparameter in the wrong place": ("model:\n  class_path: PPO\n  gamma: 0.9\n", "x.yaml:3: model.gamma: unknown key 'gamma'; hyperparameters belong under model.init_args"),
     "unknown algorithm": ("model: PP0\n", "x.yaml:1: model.class_path: unknown algorithm 'PP0'; did you mean 'PPO'?"),
-    "unknown algorithm far": ("model: rainbow\n", "unknown algorithm 'rainbow'; expected one of"),
+    "unknown algorithm far": ("model: zebra\n", "unknown algorithm 'zebra'; expected one of"),
     "algorithm is a number": ("model:\n  class_path: 3\n", "x.yaml:2: model.class_path: expected the name of an algorithm, got 3"),
     "algorithm not trusted": ("model: evil.mod.Net\n", "'evil.mod.Net' is not on the allow-list"),
     "own package, no such class": ("model: lightning_rl.algorithms.ppo.PPOO\n", "did you mean 'PPO'?"),

@@ -142,8 +142,8 @@ def test_options_win() -> None:
             r"s.yaml:2: environments\.1: 'A' is there already; give this entry a 'name'",
         ),
         (
-            "name: x\ntotal_env_steps: 9\nenvironments: [A]\nmodels:\n- PPQ",
-            r"s.yaml:5: models\.0\.class_path: unknown algorithm 'PPQ'; did you mean 'PPO'",
+            "name: x\ntotal_env_steps: 9\nenvironments: [A]\nmodels:\n- PPOO",
+            r"s.yaml:5: models\.0\.class_path: unknown algorithm 'PPOO'; did you mean 'PPO'",
         ),
         (
             "name: x\ntotal_env_steps: 9\nenvironments: [A]\nmodels:\n- class_path: PPO\n"

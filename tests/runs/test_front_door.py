@@ -62,8 +62,8 @@ class TestMake:
         assert agent.seed == 5
 
     def test_unknown(self):
-        with pytest.raises(ConfigError, match="unknown algorithm 'ppq'; did you mean 'PPO'"):
-            make("ppq", env="CartPole-v1")
+        with pytest.raises(ConfigError, match="unknown algorithm 'ppoo'; did you mean 'PPO'"):
+            make("ppoo", env="CartPole-v1")
         with pytest.raises(ConfigError, match="not on the allow-list"):
             make("os.path.join")
         with pytest.raises(ConfigError, match="import path of an algorithm"):

@@ -240,8 +240,15 @@ def test_wandb_through_its_offline_files(root: Path, local: Curves) -> None:
                 for tag, value in row.items():
                     if not tag.startswith("_"):
                         curves.setdefault(tag, {})[step] = float(value)
-    assert_same(curves, local)
     record = json.loads((root / "e" / "r" / "run.json").read_text())
+    # W&B writes in a process of its own, which dies with the run: what a kill finds in its memory
+    # is lost to W&B. All that it has is right, and of the attempt that came to its end it has all.
+    resumed_at = record["attempts"][-1]["start_env_steps"]
+    assert curves.keys() == local.keys()
+    for tag, curve in local.items():
+        lost = curve.keys() - curves[tag].keys()
+        assert all(step <= resumed_at for step in lost), tag
+        assert_same({tag: curves[tag]}, {tag: {s: v for s, v in curve.items() if s not in lost}})
     assert {run.run_id for run in kinds["run"]} == {record["trackers"]["WandbLogger"]["id"]}
     run = kinds["run"][0]
     assert (run.display_name, run.run_group, run.notes) == ("r", "e", "A sentence with ***")
@@ -249,7 +256,7 @@ def test_wandb_through_its_offline_files(root: Path, local: Curves) -> None:
     (model,) = {u.value_json for c in kinds["config"] for u in c.update if u.key == "model"}
     assert json.loads(model)["init_args"]["learning_starts"] == 200
     (artifact,) = kinds["artifact"]
-    assert (artifact.type, list(artifact.aliases)) == ("model", ["best", "latest"])
+    assert (artifact.type, sorted(artifact.aliases)) == ("model", ["best", "latest"])
     assert "best.ckpt" in {entry.path for entry in artifact.manifest.contents}
     assert any(m.glob_name == "*" and m.step_metric == "env_steps" for m in kinds["metric"])
 

@@ -97,7 +97,7 @@ def plan_study(document: Document, options: Mapping[str, Any]) -> Plan:
     reference = data.get("reference")
     if reference is not None and not isinstance(reference, str):
         raise document.error(("reference",), f"expected a results.json, got {reference!r}")
-    workers = _whole(document, ("workers",), data.get("workers", 1))
+    workers = whole_number(document, ("workers",), data.get("workers", 1))
     return Plan(name, folder, cells, workers, Path(reference) if reference else None)
 
 
@@ -114,7 +114,7 @@ def _cells(document: Document, folder: Path) -> Iterator[Cell]:
             content = _content(data, env, overrides, model, algorithm)
             execution, checkpoint = _execution(document, row, overrides)
             checked = _checked(document, row, column, content)
-            for seed in _seeds(document):
+            for seed in seeds_of(document):
                 yield Cell(
                     environment,
                     algorithm,
@@ -290,7 +290,7 @@ def _execution(
     return ExecutionConfig(**values), checkpoint
 
 
-def _seeds(document: Document) -> list[int]:
+def seeds_of(document: Document) -> list[int]:
     """Return the seeds; a number means so many, from 1 on."""
     seeds = document.data.get("seeds", 1)
     if isinstance(seeds, list):
@@ -298,13 +298,14 @@ def _seeds(document: Document) -> list[int]:
         if not seeds or not whole or len(set(seeds)) != len(seeds):
             raise document.error(("seeds",), f"expected different whole numbers, got {seeds!r}")
         return list(seeds)
-    return list(range(1, _whole(document, ("seeds",), seeds) + 1))
+    return list(range(1, whole_number(document, ("seeds",), seeds) + 1))
 
 
-def _whole(document: Document, path: KeyPath, value: Any) -> int:
+def whole_number(document: Document, path: KeyPath, value: Any, least: int = 1) -> int:
+    """Return a whole number of at least `least`, which may be written as 1e3; with line if not."""
     value = int(value) if isinstance(value, float) and value.is_integer() else value
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise document.error(path, f"expected a whole number of at least 1, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise document.error(path, f"expected a whole number of at least {least}, got {value!r}")
     return value
 
 

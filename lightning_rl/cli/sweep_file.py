@@ -11,6 +11,7 @@ from lightning_rl.cli.arguments import DEFAULT_CONFIG
 from lightning_rl.cli.checks import check_document, model_class
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.options import Option, check_option
+from lightning_rl.cli.study_file import seeds_of, whole_number
 from lightning_rl.cli.yaml_check import (
     Document,
     KeyPath,
@@ -84,7 +85,7 @@ def plan_sweep(
         space=space,
         documents=[item.data for item in documents],
         num_trials=points or _whole(document, "trials", DEFAULT_TRIALS),
-        seeds=_seeds(document),
+        seeds=tuple(seeds_of(document)),
         sampler=sampler,
         pruner=data.get("pruner", "none"),
         objective=data.get("objective", "best"),
@@ -181,21 +182,7 @@ def _checked(document: Document, path: KeyPath, check: Any) -> Any:
 
 
 def _whole(document: Document, key: str, default: int, least: int = 1) -> int:
-    value = document.data.get(key, default)
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise document.error((key,), f"expected a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _seeds(document: Document) -> tuple[int, ...]:
-    seeds = document.data.get("seeds", 1)
-    if isinstance(seeds, list):
-        whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
-        if not seeds or not whole or len(set(seeds)) != len(seeds):
-            raise document.error(("seeds",), f"expected different whole numbers, got {seeds!r}")
-        return tuple(seeds)
-    return tuple(range(1, _whole(document, "seeds", 1) + 1))
+    return whole_number(document, (key,), document.data.get(key, default), least)
 
 
 def _default_name(algorithm: str | None, documents: list[Document]) -> str:

@@ -86,8 +86,8 @@ def _compiled(
     def loss_of(
         values: Tensors, buffers: Tensors, frozen_tensors: list[Tensors], inputs: Any
     ) -> tuple[Tensor, Tensor]:
-        online = _stateless(network, {**values, **buffers})
-        others = [_stateless(*pair) for pair in zip(frozen, frozen_tensors, strict=True)]
+        online = stateless(network, {**values, **buffers})
+        others = [stateless(*pair) for pair in zip(frozen, frozen_tensors, strict=True)]
         return loss(online, *others, *inputs)
 
     differentiate = grad_and_value(loss_of, has_aux=True)
@@ -102,7 +102,7 @@ def _compiled(
         return program(detached, buffers, frozen_tensors, inputs)
 
     buffers = dict(network.named_buffers())
-    frozen_tensors = [_tensors(module) for module in frozen]
+    frozen_tensors = [tensors_of(module) for module in frozen]
     return gradient
 
 
@@ -118,12 +118,13 @@ def is_traceable(network: nn.Module) -> bool:
     )
 
 
-def _stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:
+def stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:
     """Return the module as a function that reads `tensors` instead of its own."""
     return lambda *arguments: functional_call(module, tensors, arguments)
 
 
-def _tensors(module: nn.Module) -> Tensors:
+def tensors_of(module: nn.Module) -> Tensors:
+    """Return parameters, detached, and buffers by name: views that see in-place updates."""
     return {
         **{name: parameter.detach() for name, parameter in module.named_parameters()},
         **dict(module.named_buffers()),

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_rl.functional.compilation import compile_function
+from lightning_rl.functional.gradients import stateless, tensors_of
 from lightning_rl.functional.parameters import FlatParameters
 
 Tensors = dict[str, Tensor]
@@ -81,7 +81,7 @@ def _compiled(
         ]
         trained += [{}] * len(frozen)
         calls = [
-            _stateless(module, {**values, **own})
+            stateless(module, {**values, **own})
             for module, values, own in zip(modules, tensors, trained, strict=True)
         ]
         with torch.enable_grad():
@@ -90,7 +90,7 @@ def _compiled(
         return (*gradients, statistics)
 
     # Detached views of the same memory: in-place updates of the parameters are seen.
-    tensors = [_tensors(module) for module in modules]
+    tensors = [tensors_of(module) for module in modules]
     program = compile_function(whole, enabled=True)
 
     def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -110,15 +110,3 @@ def _differentiate(
         gradients.append(torch.cat([part.reshape(-1) for part in parts]))
     squares = torch.stack([gradient.square().sum() for gradient in gradients])
     return tuple(gradients), torch.cat((statistics, squares.sum().sqrt().view(1)))
-
-
-def _stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:
-    """Return the module as a function that reads `tensors` instead of its own."""
-    return lambda *arguments: functional_call(module, tensors, arguments)
-
-
-def _tensors(module: nn.Module) -> Tensors:
-    return {
-        **{name: parameter.detach() for name, parameter in module.named_parameters()},
-        **dict(module.named_buffers()),
-    }

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeVar
 
 import torch
+import torch._dynamo
 import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -55,8 +56,16 @@ def compile_function(function: Function, enabled: bool, traced: bool = True) -> 
     if not enabled:
         return function
     if not traced:
-        return torch.compile(function, fullgraph=False, dynamic=False)  # type: ignore[return-value]
+        return _guarded(function)  # type: ignore[return-value]
     return TracedFunction(function)  # type: ignore[return-value]
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` compiled by `torch.compile`, in one piece where it takes gradients."""
+    compiled = torch.compile(function, fullgraph=False, dynamic=False)
+    if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        return compiled  # an older torch cuts the program at `torch.autograd.grad`: right, slower
+    return torch._dynamo.config.patch(trace_autograd_ops=True)(compiled)
 
 
 class TracedFunction:

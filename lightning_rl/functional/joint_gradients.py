@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.functional.compilation import compile_function
-from lightning_rl.functional.gradients import stateless, tensors_of
+from lightning_rl.functional.gradients import is_traceable, stateless, tensors_of
 from lightning_rl.functional.parameters import FlatParameters
 
 Tensors = dict[str, Tensor]
@@ -33,7 +33,7 @@ def joint_gradient_function(
 
     All gradients are taken at the same parameters, before any of them is applied. Compiled, the
     forward passes, what the losses share of them, and all backward passes are one program, recorded
-    from what autograd does.
+    from what autograd does; with guards where a network is not `is_traceable`.
 
     Args:
         loss: Reads nothing but its arguments; numbers that change from call to call must be tensors
@@ -91,7 +91,7 @@ def _compiled(
 
     # Detached views of the same memory: in-place updates of the parameters are seen.
     tensors = [tensors_of(module) for module in modules]
-    program = compile_function(whole, enabled=True)
+    program = compile_function(whole, enabled=True, traced=all(map(is_traceable, modules)))
 
     def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
         *gradients, statistics = program(tensors, inputs)

@@ -17,6 +17,7 @@ from lightning_rl.algorithms.ddpg import DDPG
 from lightning_rl.algorithms.sac import SAC
 from lightning_rl.algorithms.td3 import TD3
 from lightning_rl.algorithms.tqc import TQC
+from lightning_rl.buffers.frames import FrameReplay
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import OBSERVATION_SPACES, PROBES, ObservationActionEnv, ProbeEnv
 from lightning_rl.errors import ConfigError
@@ -167,6 +168,14 @@ def test_other_action_spaces_are_refused_by_name(cls: Any):
     for env in (Unbounded, Integers, "CartPole-v1"):
         with pytest.raises(ConfigError, match=message):
             cls(env)
+
+
+@EVERY
+def test_stacked_frames_are_stored_once(fit: Fit, cls: Any):
+    agent = cls(EnvConfig("Pendulum-v1", num_envs=8, frame_stack=3), 128, **QUICK[cls])
+    fit(agent)
+    assert isinstance(agent.state.replay, FrameReplay)
+    assert len(agent.state.replay) == 128
 
 
 @EVERY

@@ -48,6 +48,23 @@ def losses(a: Any, b: Any, other: Any, x: dict[str, Tensor]) -> tuple[tuple[Tens
 X = {"x": torch.tensor([4.0])}
 
 
+class Alternating(Number):
+    """A network that acts on Python state: a program traced once would miss it."""
+
+    sign = 1.0
+
+    def forward(self) -> Tensor:
+        return self.value * self.sign
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the classes of this file count as ours, which are traced once and called unguarded."""
+    for network in (Number, Counting):
+        monkeypatch.setattr(network, "__module__", "lightning_rl.networks.number")
+
+
+@pytest.mark.usefixtures("ours")
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_each_network_gets_the_gradient_of_its_own_loss(compiled: bool):
     a, b, other = Number(2.0), Number(3.0), Number(5.0)
@@ -75,8 +92,25 @@ def test_a_scalar_behind_the_last_network_is_not_differentiated():
     assert statistics[-1].item() == 12.0
 
 
+def test_python_state_of_somebody_elses_network_is_seen_when_compiled():
+    a, b, other = Alternating(2.0), Number(3.0), Number(5.0)
+    flats = [flatten_parameters(a), flatten_parameters(b)]
+    gradient = joint_gradient_function(losses, [a, b], flats, True, [other])
+    assert [part.tolist() for part in gradient(X)[0]] == [[12.0], [30.0]]
+    a.sign = -1.0
+    gradients, statistics = gradient(X)
+    assert [part.tolist() for part in gradients] == [[-12.0], [30.0]]
+    assert statistics.tolist() == pytest.approx([-24.0, 45.0, (144 + 900) ** 0.5])
+    assert not any(tensor.requires_grad for tensor in (*gradients, statistics))
+
+
 @pytest.mark.slow
-def test_a_buffer_is_updated_once_per_call_compiled_as_eager():
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_a_buffer_is_updated_once_per_call_compiled_as_eager(
+    is_ours: bool, request: pytest.FixtureRequest
+):
+    if is_ours:
+        request.getfixturevalue("ours")
     for compiled in (False, True):
         a, b = Counting(2.0), Number(3.0)
 

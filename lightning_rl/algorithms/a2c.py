@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.errors import check_choice
 from lightning_rl.experience.actor_critic import ActorCriticHooks
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
@@ -140,8 +140,6 @@ class A2C(ActorCriticHooks, Algorithm):
         self.learning_rate = learning_rate
         self.learning_rate_schedule = learning_rate_schedule
         check_common_ranges(self._arguments)
-        bounds = {"gae_lambda": 1.0, "ent_coef": None, "vf_coef": None}
-        check_ranges({name: (self._arguments[name], 0.0, end) for name, end in bounds.items()})
         check_choice("optimizer", optimizer, OPTIMIZERS)
         check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
         networks = network_factory(actor), network_factory(critic)

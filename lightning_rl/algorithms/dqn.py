@@ -195,11 +195,10 @@ class DQN(Algorithm):
         check_choice("loss", loss, LOSSES)
         self.capacity, self.batch_size, self.learning_starts = capacity, batch_size, learning_starts
         self.train_frequency, self.gradient_steps_per_update = train_frequency, gradient_steps
-        self.double_q, self.noisy, self.loss, self.gamma = double, noisy, loss, gamma
-        self.n_step, self.prioritized = n_step, prioritized
+        self.double_q, self.noisy, self.n_step, self.loss = double, noisy, n_step, loss
+        self.gamma, self.learning_rate, self.max_grad_norm = gamma, learning_rate, max_grad_norm
         self.priority_alpha, self.priority_beta = priority_alpha, priority_beta
-        self.learning_rate, self.max_grad_norm = learning_rate, max_grad_norm
-        self.env_steps_per_iteration = env_steps_per_iteration
+        self.prioritized, self.env_steps_per_iteration = prioritized, env_steps_per_iteration
         self.exploration = EpsilonGreedy(num_actions, epsilon_start, epsilon_end, epsilon_fraction)
         with self.seeded_initialization():
             self.network = QNetwork(

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.errors import check_choice
 from lightning_rl.experience.actor_critic import ActorCriticHooks
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
@@ -157,15 +157,6 @@ class PPO(ActorCriticHooks, Algorithm):
         self.max_grad_norm, self.learning_rate = max_grad_norm, learning_rate
         self.learning_rate_schedule, self.target_kl = learning_rate_schedule, target_kl
         check_common_ranges(self._arguments)
-        check_ranges(
-            {
-                "gae_lambda": (gae_lambda, 0.0, 1.0),
-                "clip_coef": (clip_coef, 0.0, None),
-                "ent_coef": (ent_coef, 0.0, None),
-                "vf_coef": (vf_coef, 0.0, None),
-                "target_kl": (target_kl, 0.0, None),
-            }
-        )
         check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
         networks = network_factory(actor), network_factory(critic)
         self.make_networks(*networks, hidden_sizes, activation, shared_trunk, log_std_init)

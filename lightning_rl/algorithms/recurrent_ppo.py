@@ -25,7 +25,7 @@ from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.buffers.sequences import cut_sequences
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import ConfigError, check_choice, check_ranges
+from lightning_rl.errors import ConfigError, check_choice
 from lightning_rl.experience.advantages import advantages, rollout_tensors
 from lightning_rl.experience.collector import Act, Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
@@ -161,16 +161,6 @@ class RecurrentPPO(Algorithm):
     ) -> None:
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         check_common_ranges(self._arguments)
-        check_ranges(
-            {
-                "hidden_size": (hidden_size, 1, None),
-                "sequence_length": (sequence_length, 1, None),
-                "gae_lambda": (gae_lambda, 0.0, 1.0),
-                "clip_coef": (clip_coef, 0.0, None),
-                "ent_coef": (ent_coef, 0.0, None),
-                "vf_coef": (vf_coef, 0.0, None),
-            }
-        )
         check_choice("learning_rate_schedule", learning_rate_schedule, ("constant", "linear"))
         self.num_steps, self.sequence_length = num_steps, sequence_length
         self.minibatch_size = minibatch_size

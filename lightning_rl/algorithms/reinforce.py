@@ -24,7 +24,7 @@ from torch import Tensor
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.errors import check_choice
 from lightning_rl.experience.actor_critic import ActorCriticHooks
 from lightning_rl.experience.advantages import rollout_tensors
 from lightning_rl.experience.collector import Collector
@@ -144,7 +144,6 @@ class REINFORCE(ActorCriticHooks, Algorithm):
         self.learning_rate_schedule = learning_rate_schedule
         self.normalize_advantage = normalize_advantage
         check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
-        check_ranges({"ent_coef": (ent_coef, 0.0, None), "vf_coef": (vf_coef, 0.0, None)})
         check_common_ranges(self._arguments)
         self.make_networks(
             network_factory(actor),

@@ -110,15 +110,8 @@ class Trainer(pl.Trainer):
                 "trainer.num_threads": (num_threads, 1, None),
             }
         )
-        if str(kwargs.get("precision")) in ("16", "16-mixed"):
-            # On a CPU Lightning would take bf16-mixed in its place.
-            raise ConfigError(f"expected precision among {PRECISIONS}, received '16-mixed'")
-        self.run_config = run if isinstance(run, RunConfig) else RunConfig(**(run or {}))
-        if self.run_config.seeds > 1:
-            raise ConfigError(
-                f"run.seeds: a trainer makes one run, got {self.run_config.seeds}; "
-                "`lightning-rl fit --run.seeds N` makes several"
-            )
+        _check_precision(kwargs.get("precision"))
+        self.run_config = _one_run(run if isinstance(run, RunConfig) else RunConfig(**(run or {})))
         self.eval_every_env_steps = eval_every_env_steps
         self.eval_episodes, self.test_episodes = eval_episodes, test_episodes
         self.num_threads = num_threads
@@ -341,6 +334,21 @@ def _closing(tracking: Tracking, keep_artifacts: bool = True) -> Iterator[None]:
         raise
     finally:
         tracking.close(error, keep_artifacts)
+
+
+def _check_precision(precision: Any) -> None:
+    if str(precision) in ("16", "16-mixed"):
+        # On a CPU Lightning would take bf16-mixed in its place.
+        raise ConfigError(f"expected precision among {PRECISIONS}, received '16-mixed'")
+
+
+def _one_run(config: RunConfig) -> RunConfig:
+    if config.seeds > 1:
+        raise ConfigError(
+            f"run.seeds: a trainer makes one run, got {config.seeds}; "
+            "`lightning-rl fit --run.seeds N` makes several"
+        )
+    return config
 
 
 def _quieten_lightning() -> None:

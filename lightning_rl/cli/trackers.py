@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.cli.yaml_check import Document
+from lightning_rl.cli.yaml_check import Document, parse_document
 from lightning_rl.errors import ConfigError
 
 _LOGGERS = "lightning.pytorch.loggers"
@@ -20,14 +20,15 @@ _TENSORBOARD = {
 
 
 def add_trackers(
-    documents: list[Document], own: Mapping[str, Any], raw: Sequence[tuple[str, str | None]]
+    documents: list[Document], own: Mapping[str, Any], raw: list[tuple[str, str | None]]
 ) -> None:
     """Append a document that adds the trackers asked for to the loggers of the others.
 
     Args:
         documents: Configurations, first the weakest.
         own: The command's own options.
-        raw: The configuration's options, name and text, in order.
+        raw: The configuration's options, name and text, in order. `trainer.logger` is taken out:
+            an option is stronger than a document, and would undo what is added here.
 
     Raises:
         ConfigError: If the package of a tracker is not installed.
@@ -36,9 +37,12 @@ def add_trackers(
     if not asked:
         return
     present, root = _find(documents, "trainer", "logger"), _find(documents, "run", "root")
+    for text in [text for key, text in raw if key == "trainer.logger"]:
+        present = parse_document(f"logger: {text or 'true'}", "--trainer.logger").data["logger"]
+    raw[:] = [item for item in raw if item[0] != "trainer.logger"]
     root = dict(raw).get("run.root") or root or "logs"
     loggers = list(present) if isinstance(present, list) else [present]
-    loggers = [_TENSORBOARD] if present in (None, True) else [x for x in loggers if x]
+    loggers = [_TENSORBOARD] if present in (None, True) else [_spec(x) for x in loggers if x]
     for name in asked:
         if importlib.util.find_spec(name) is None:
             raise ConfigError(f"--{name} needs a package: pip install 'lightning-rl[{name}]'")
@@ -75,6 +79,11 @@ def _find(documents: Sequence[Document], section: str, key: str) -> Any:
     for document in documents:
         value = (document.data.get(section) or {}).get(key, value)
     return value
+
+
+def _spec(logger: Any) -> Any:
+    """Return a logger that is only named as a list holds it."""
+    return {"class_path": logger} if isinstance(logger, str) else logger
 
 
 def _class_of(spec: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,7 +149,8 @@ class WandbTracker(Tracker):
         given = {key: value for key, value in logger._wandb_init.items() if value is not None}
         given.pop("anonymous", None)  # has no effect any more but a warning
         defaults = {
-            "id": known.get("id") or uuid.uuid4().hex[:8],
+            # An agent of a W&B sweep has chosen the id of the run that it starts.
+            "id": known.get("id") or os.environ.get("WANDB_RUN_ID") or uuid.uuid4().hex[:8],
             "name": run.name,
             "group": run.experiment,
             "notes": run.description,

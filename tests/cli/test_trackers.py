@@ -51,6 +51,24 @@ def test_loggers_of_the_configuration_stay() -> None:
     assert names(loggers(["wandb"], False)) == ["WandbLogger"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("false", ["WandbLogger"]),
+        ("true", ["TensorBoardLogger", "WandbLogger"]),
+        ("CSVLogger", ["CSVLogger", "WandbLogger"]),
+        ("[{class_path: a.MLFlowLogger}]", ["MLFlowLogger", "WandbLogger"]),
+    ],
+)
+def test_loggers_given_as_an_option_stay_too(text: str, expected: list[str]) -> None:
+    documents: list[Document] = []
+    raw = [("trainer.logger", text), ("model.gamma", "0.9")]
+    add_trackers(documents, {"wandb": True}, raw)
+    shown = [spec["class_path"] for spec in documents[0].data["trainer"]["logger"]]
+    assert [name.rpartition(".")[2] for name in shown] == expected
+    assert raw == [("model.gamma", "0.9")]  # as an option it would undo what was added
+
+
 def test_a_tracker_is_not_added_twice() -> None:
     own = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "mine"}}
     assert loggers(["wandb"], [own]) == [own]

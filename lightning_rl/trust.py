@@ -50,7 +50,16 @@ _DENIED = (
     "gymnasium.register",
     "gymnasium.register_envs",
     "gymnasium.envs.registration",
+    # They write to whatever folder their arguments name.
+    "gymnasium.wrappers.RecordVideo",
+    "gymnasium.wrappers.rendering.RecordVideo",
+    "gymnasium.wrappers.vector.RecordVideo",
+    "gymnasium.wrappers.vector.rendering.RecordVideo",
+    "gymnasium.utils.save_video",
 )
+_INSTEAD = {
+    "RecordVideo": "; film with the callback VideoRecorder or `lightning-rl record`",
+}
 _MAX_DEPTH = 100
 _trusted: list[str] = []
 
@@ -110,6 +119,7 @@ def check_trusted(path: str) -> None:
         package = path.split(".")[0]
         # Consent to the package would not help where one of its parts is denied.
         remedy = "" if package in _ALLOWED else f"; if you trust that code, add --trust {package}"
+        remedy = _INSTEAD.get(path.rpartition(".")[2], remedy)
         raise ConfigError(f"{path!r} is not on the allow-list and was not imported{remedy}")
 
 

@@ -90,6 +90,9 @@ def test_the_packages_of_the_allow_list_are_trusted(path: str) -> None:
         "lightning_rl.cli.main.main",
         "lightning_rl_evil.Net",
         "gymnasium.make",
+        "gymnasium.wrappers.RecordVideo",
+        "gymnasium.wrappers.rendering.RecordVideo",
+        "gymnasium.wrappers.vector.RecordVideo",
         "gymnasium.envs.registration.load_env_creator",
         "builtins.eval",
         "jsonargparse.set_parsing_settings",
@@ -101,6 +104,12 @@ def test_the_packages_of_the_allow_list_are_trusted(path: str) -> None:
 )
 def test_everything_else_is_not(path: str) -> None:
     assert not trust.is_trusted(path)
+
+
+def test_what_writes_to_any_folder_is_refused_and_its_stand_in_named() -> None:
+    """A configuration, or a checkpoint, could otherwise put videos wherever the user may write."""
+    with pytest.raises(ConfigError, match="VideoRecorder"):
+        trust.import_object("gymnasium.wrappers.RecordVideo")
 
 
 def test_a_refused_module_is_not_imported(canary: str) -> None:

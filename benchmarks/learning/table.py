@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.gates import GATES, SOURCES, Gate, Reference
+from benchmarks.page import replace_part
 from lightning_rl.runs.statistics import difference_interval, interquartile_mean, interval
 
 RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 CURVES_PICTURE, SCORES_PICTURE = "learning_curves.png", "learning_scores.png"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 Result = dict[str, Any]
 
@@ -81,9 +81,7 @@ def regressions(earlier: Path, folder: Path = RESULTS, gates: Sequence[Gate] = G
 
 def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
     """Replace what stands between the two markers of the document."""
-    before, _, rest = document.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    document.write_text(f"{before}{BEGIN}\n\n{render(folder)}\n{END}{after}")
+    replace_part(document, "results", render(folder))
 
 
 def _summary(gate: Gate, results: list[Result]) -> str:

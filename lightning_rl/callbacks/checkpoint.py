@@ -52,7 +52,7 @@ class Checkpoint(Callback, LightningCheckpoint):
     are up to date.
 
     Args:
-        dirpath: Folder; default `checkpoints` in the run directory.
+        dirpath: Folder; default `checkpoints` in the run directory, which otherwise leads to it.
         every_env_steps: Env steps between two numbered files; default a tenth of the budget.
         every_s: Longest time in seconds that a kill may lose.
         keep: Newest numbered files to keep, at least 1.
@@ -178,10 +178,13 @@ class Checkpoint(Callback, LightningCheckpoint):
 
     def directory(self, trainer: Trainer) -> Path:
         """Return the folder of the checkpoints."""
-        if self.dirpath is not None:
-            return Path(self.dirpath)
         run_dir = getattr(trainer, "run_dir", None)
-        return Path(run_dir or trainer.default_root_dir) / "checkpoints"
+        default = Path(run_dir or trainer.default_root_dir) / "checkpoints"
+        if self.dirpath is None:
+            return default
+        folder = Path(self.dirpath).expanduser()
+        # The run directory's own name for it is what `resume` takes.
+        return default if default.resolve() == folder.resolve() else folder
 
     def _note_time(self, trainer: Trainer, agent: Agent) -> None:
         self._saved_at = time.monotonic()

@@ -52,7 +52,7 @@ class _Isolated(Logger):
 
     def save(self) -> None:
         """Hand over the wish to save."""
-        self._hand_over(super().save)
+        self._hand_over(partial(self._tracker.save, super().save))
 
     def finalize(self, status: str) -> None:
         """Hand over the end."""

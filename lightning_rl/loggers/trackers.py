@@ -11,7 +11,7 @@ import importlib
 import logging
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -91,6 +91,14 @@ class Tracker:
         """Return what of the configuration is to be logged."""
         return config
 
+    def save(self, save: Callable[[], None]) -> None:
+        """Write what the tracker holds back.
+
+        Args:
+            save: The logger's own way.
+        """
+        save()
+
     def log_artifacts(self, best: Path | None, files: Sequence[Path]) -> None:
         """Keep the best checkpoint and other files of the run directory."""
 
@@ -127,6 +135,13 @@ class TensorBoardTracker(Tracker):
             if text:
                 experiment.add_text(f"run/{name}", text, self._run.start_env_steps)
         return experiment
+
+    def save(self, save: Callable[[], None]) -> None:
+        """Flush; in the run directory without Lightning's `hparams.yaml`: it has `config.yaml`."""
+        if Path(self.logger.log_dir) == self._run.directory:
+            self.logger.experiment.flush()
+        else:
+            save()
 
     @property
     def identity(self) -> dict[str, str]:

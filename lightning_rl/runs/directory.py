@@ -299,7 +299,7 @@ class RunDirectory:
         number = 1 + sum(1 for _ in folder.glob("*"))
         (folder / str(number)).mkdir(parents=True)
         for path in later:
-            path.rename(folder / str(number) / path.name)
+            shutil.move(path, folder / str(number) / path.name)
         for link in self.checkpoints.glob("*.ckpt"):
             if link.is_symlink() and not link.exists():
                 link.unlink()

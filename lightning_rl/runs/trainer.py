@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +31,9 @@ from lightning_rl.loggers.csv import CSVMetrics
 from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.loggers.trackers import RunDescription
 from lightning_rl.runs.directory import RunConfig, RunDirectory
+from lightning_rl.runs.places import copy_rows, link_checkpoints
 from lightning_rl.runs.record import RunRecord
+from lightning_rl.runs.results import ExecutionResult, save_execution_results
 from lightning_rl.runs.tracking import (
     LOCAL,
     Tracking,
@@ -118,6 +121,7 @@ class Trainer(pl.Trainer):
         self.run_directory: RunDirectory | None = None
         self.config_text: str | None = None
         self._resumed_directory: Path | None = None
+        self._fitted: Callable[[], Algorithm | None] = lambda: None
         self._evaluates_by_env_steps = val_check_interval is None
         self._keeps_run = not (kwargs.get("barebones") or kwargs.get("fast_dev_run"))
         self._adds_tensorboard = logger is None or logger is True
@@ -158,6 +162,7 @@ class Trainer(pl.Trainer):
         if kwargs.get("ckpt_path") in ("last", "best"):
             kwargs["ckpt_path"] = self._continue_in_place(model, kwargs["ckpt_path"])
         self._choose_threads(model)
+        self._fitted = weakref.ref(model)
         with self._open_run_directory(model, kwargs.get("ckpt_path")):
             super().fit(model, *args, **kwargs)
 
@@ -172,9 +177,17 @@ class Trainer(pl.Trainer):
     def test(  # type: ignore[override]
         self, model: Algorithm | None = None, *, verbose: bool = True, **kwargs: Any
     ) -> list[dict[str, float]]:
-        """Play the test episodes, whose seeds nothing was chosen by; return as `validate`."""
+        """Play the test episodes, whose seeds nothing was chosen by; return as `validate`.
+
+        Of the agent that this trainer has trained, `results.json` in the run directory keeps them.
+        """
         with self._harmless_loggers():
             super().test(model, verbose=False, **kwargs)
+        agent = self._fitted()
+        if self.run_dir and agent and agent is self.lightning_module and self.is_global_zero:
+            played = agent.evaluation
+            results = ExecutionResult(played["rewards"], played["lengths"])
+            save_execution_results(results, self.run_dir, RunDirectory(self.run_dir).results.name)
         return self._evaluation_results(verbose)
 
     def _evaluation_results(self, verbose: bool) -> list[dict[str, float]]:
@@ -262,6 +275,7 @@ class Trainer(pl.Trainer):
         take_next = generated and resumed is None
         with RunDirectory.claim(path, resumed is not None, take_next) as directory:
             self.run_directory = directory
+            self._link_checkpoints(directory, checkpoint)
             folder = directory.checkpoints
             replay = folder / REPLAY_FOLDER
             ranks = replay.glob(RANK_FOLDER.format(rank="*"))
@@ -270,6 +284,8 @@ class Trainer(pl.Trainer):
             start = checkpoint_env_steps(Path(checkpoint)) if checkpoint else 0
             if resumed is not None:
                 directory.supersede(start)
+            elif checkpoint:
+                copy_rows(Path(checkpoint), directory)
             tracking = self._install(directory, start)
             tracking.log_config(resolved_config(self.config_text, agent))
             for item in self.loggers:
@@ -278,13 +294,28 @@ class Trainer(pl.Trainer):
             with _closing(tracking):
                 yield
 
+    def _link_checkpoints(self, directory: RunDirectory, checkpoint: str | Path | None) -> None:
+        callbacks: list[pl.Callback] = self.callbacks  # type: ignore[has-type]
+        own = [item.dirpath for item in callbacks if isinstance(item, Checkpoint)]
+        folders = [Path(path).expanduser() for path in own if path is not None]
+        if folders and len(folders) == len(own):
+            link_checkpoints(directory, folders, Path(checkpoint) if checkpoint else None)
+
     @contextmanager
     def _harmless_loggers(self) -> Iterator[None]:
-        """Isolate the external loggers for the time of an evaluation."""
+        """Isolate the user's loggers for the time of an evaluation, and put those of the run aside.
+
+        What the run directory says about training does not change when its agent is tested.
+        """
         folder = Path(self.run_dir or self.default_root_dir)
+        every = self.loggers
+        self.loggers = [item for item in every if not _is_of_run_directory(item)]
         external = self.loggers if self.is_global_zero else []
-        with _closing(Tracking(external, RunDescription(folder)), keep_artifacts=False):
-            yield
+        try:
+            with _closing(Tracking(external, RunDescription(folder)), keep_artifacts=False):
+                yield
+        finally:
+            self.loggers = every
 
     def _install(self, directory: RunDirectory, start: int) -> Tracking:
         """Give the trainer this directory's loggers and record instead of the last one's.
@@ -321,6 +352,10 @@ class Trainer(pl.Trainer):
         last = [item for item in others if isinstance(item, LightningCheckpoint)]
         self.callbacks = [*(item for item in others if item not in last), record, *last]
         return tracking
+
+
+def _is_of_run_directory(item: Logger) -> bool:
+    return isinstance(item, LOCAL) or getattr(item, "of_run_directory", False)
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def test_a_stock_evaluation_saves_nothing(tmp_path):
 def test_own_folder(tmp_path):
     fit(tmp_path, None, Checkpoint(dirpath=str(tmp_path / "own")))
     assert (tmp_path / "own" / "last.ckpt").exists()
-    assert not folder(tmp_path).exists() or names(tmp_path) == []
+    assert folder(tmp_path).resolve() == tmp_path / "own"
 
 
 def test_a_trial_run_writes_nothing(tmp_path):

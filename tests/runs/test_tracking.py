@@ -178,6 +178,41 @@ def test_evaluation_is_not_stopped_either(tmp_path):
     assert results["eval/mean_reward"] > 0
 
 
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "results.json"
+    }
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["tensorboard", "alone"])
+def test_a_test_changes_nothing_of_the_record_of_training(tmp_path, own):
+    fitted = trainer(tmp_path, own)
+    fitted.fit(agent())
+    before = content(fitted.run_dir)
+    (results,) = fitted.test(fitted.lightning_module)
+    fitted.validate(fitted.lightning_module)
+    assert content(fitted.run_dir) == before
+    assert len(fitted.loggers) == 2 + own
+    stored = json.loads((fitted.run_dir / "results.json").read_text())
+    assert stored["mean_reward"] == results["eval/mean_reward"]
+
+
+def test_a_test_of_another_agent_leaves_no_results(tmp_path):
+    fitted = trainer(tmp_path, False)
+    fitted.fit(agent())
+    fitted.test(agent())
+    assert not (fitted.run_dir / "results.json").exists()
+
+
+def test_the_run_directory_holds_its_configuration_once(tmp_path):
+    fitted = trainer(tmp_path, True)
+    fitted.fit(agent())
+    assert list(fitted.run_dir.glob("events.out.tfevents.*"))
+    assert not (fitted.run_dir / "hparams.yaml").exists()
+
+
 def test_a_failed_run_still_ends_its_trackers(tmp_path):
     class Failing(Callback):
         def on_train_batch_end(self, *arguments):

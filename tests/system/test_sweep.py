@@ -151,9 +151,7 @@ def test_a_finished_sweep_has_nothing_left_to_do_but_can_be_enlarged(never_kille
     assert len(never_killed.results()) == 6
 
 
-@pytest.mark.parametrize(
-    ("trials", "kills"), [(5, 2), pytest.param(20, 5, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("trials", "kills"), [(5, 2), pytest.param(20, 5, marks=pytest.mark.slow)])
 def test_killed_trials_go_on_and_end_as_if_they_had_not_been(
     trials: int, kills: int, never_killed: Place, tmp_path: Path
 ) -> None:

@@ -50,6 +50,8 @@ def plan_sweep(
     document, base = _document(configs)
     data = document.data
     data.update(options)
+    if data.get("pruner", "") is None:
+        data["pruner"] = "none"  # which YAML files and options may spell as nothing
     # A mistake in an option stands on the command line, not in the file.
     document.lines = {path: n for path, n in document.lines.items() if path[0] not in options}
     for key in data:

@@ -56,6 +56,12 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
     assert set(options) <= set(OPTIONS)
 
 
+@pytest.mark.parametrize("pruner", ["none", None])
+def test_no_pruner_can_be_said(pruner: str | None, tmp_path: Path) -> None:
+    assert plan(tmp_path, pruner=pruner).pruner == "none"
+    assert plan(tmp_path, {"pruner": None}, pruner="asha").pruner == "none"
+
+
 def test_without_a_file_lists_make_a_grid() -> None:
     spaces = ["model.learning_rate=1e-4,3e-4,1e-3", "model.hidden_sizes=[[32], [64, 64]]"]
     sweep, base = plan_sweep(["ppo/cartpole"], spaces, {})

@@ -50,8 +50,6 @@ def plan_sweep(
     document, base = _document(configs)
     data = document.data
     data.update(options)
-    if data.get("pruner", "") is None:
-        data["pruner"] = "none"  # which YAML files and options may spell as nothing
     # A mistake in an option stands on the command line, not in the file.
     document.lines = {path: n for path, n in document.lines.items() if path[0] not in options}
     for key in data:
@@ -73,8 +71,9 @@ def plan_sweep(
         )
     for key, known in CHOICES.items():
         if key in data:
+            chosen = "none" if data[key] is None else data[key]
             _checked(
-                document, (key,), lambda key=key, known=known: check_choice(key, data[key], known)
+                document, (key,), lambda k=key, v=chosen, known=known: check_choice(k, v, known)
             )
     finite = all(distribution.is_finite for distribution in space.values())
     sampler = data.get("sampler", "grid" if finite and spaces else "tpe")
@@ -89,7 +88,7 @@ def plan_sweep(
         num_trials=points or _whole(document, "trials", DEFAULT_TRIALS),
         seeds=tuple(seeds_of(document)),
         sampler=sampler,
-        pruner=data.get("pruner", "none"),
+        pruner=data.get("pruner") or "none",  # which YAML reads as nothing
         objective=data.get("objective", "best"),
         storage=data.get("storage"),
         seed=_whole(document, "seed", 1, least=0),

@@ -69,12 +69,7 @@ def plan_sweep(
             "sweep: expected a space, as in `--space model.learning_rate=1e-4,3e-4,1e-3`, "
             "or a file with the key 'space'"
         )
-    for key, known in CHOICES.items():
-        if key in data:
-            chosen = "none" if data[key] is None else data[key]
-            _checked(
-                document, (key,), lambda k=key, v=chosen, known=known: check_choice(k, v, known)
-            )
+    _check_choices(document)
     finite = all(distribution.is_finite for distribution in space.values())
     sampler = data.get("sampler", "grid" if finite and spaces else "tpe")
     points = len(list(grid(space))) if sampler == "grid" else 0
@@ -172,6 +167,15 @@ def _entry(key: str, value: Any, algorithm: str | None) -> Distribution:
             bound = int(bound)
         option_of(key, bound, algorithm)
     return distribution
+
+
+def _check_choices(document: Document) -> None:
+    for key, known in CHOICES.items():
+        if key in document.data:
+            chosen = "none" if document.data[key] is None else document.data[key]
+            _checked(
+                document, (key,), lambda k=key, v=chosen, known=known: check_choice(k, v, known)
+            )
 
 
 def _checked(document: Document, path: KeyPath, check: Any) -> Any:

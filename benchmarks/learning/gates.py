@@ -183,6 +183,10 @@ GATES = (
         "ddpg/pendulum", "Pendulum-v1", -200, 20_000,
         Reference(-152.099, 94.282, "Pendulum-v1", 20_000, 750),
     ),
+    Gate(
+        "sac/mountain_car_continuous", "MountainCarContinuous-v0", 90, 50_000,
+        Reference(94.679, 1.134, "MountainCarContinuous-v0", 50_000, 1_443),
+    ),
     Gate("sac/point_reach", "LightningRL/PointReach-v0", 0.95, 20_000),
     Gate("tqc/pendulum", "Pendulum-v1", -180, 20_000),
     Gate("crossq/pendulum", "Pendulum-v1", -180, 20_000),

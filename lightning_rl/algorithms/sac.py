@@ -8,8 +8,10 @@ policy's entropy. Over replayed transitions, with a' and a~ sampled from the pol
     L(pi) = E[ alpha * log pi(a~ | s) - min_i Q_i(s, a~) ]
     L(alpha) = -log alpha * E[ log pi(a~ | s) + target_entropy ]
 
-each minimised with respect to its own network. Deviation from the authors' code: the three
-gradients are taken at the same parameters (as in Acme's SAC), so that they are one program.
+each minimised with respect to its own network. With `use_sde` the policy explores by generalised
+state-dependent exploration (Raffin et al., 2022, https://arxiv.org/abs/2005.05719). Deviation from
+the authors' code: the three gradients are taken at the same parameters (as in Acme's SAC), so that
+they are one program.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from lightning_rl.experience.box_actions import (
     act_squashed,
     acting_source,
     greedy_policy,
+    make_squashed_actor,
     prepared,
     rescale_box_actions,
     squashed_actions,
@@ -51,7 +54,7 @@ from lightning_rl.functional.soft_actor_critic import (
     temperature_loss,
 )
 from lightning_rl.networks.acting import ActingFunction
-from lightning_rl.networks.actors import Actor, Temperature
+from lightning_rl.networks.actors import Temperature
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.normalization import RunningNormalizer
@@ -140,8 +143,13 @@ class SAC(Algorithm):
         num_critics: Critics, the least of which is believed.
         hidden_sizes: Units of each hidden layer of the default networks.
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
-            factory called with (input size, output size); default an `MLP` with ReLU.
+            factory called with (input size, output size); default an `MLP` with ReLU. With
+            `use_sde` its outputs are as many features as the last of `hidden_sizes`.
         critic: The same for each critic.
+        use_sde: Explore by state-dependent noise (gSDE) instead of independent noise at every step.
+        sde_sample_freq: With `use_sde`, steps of each environment after which the noise's matrix is
+            drawn anew; -1 draws it at the start of every rollout of `train_frequency` env steps.
+        log_std_init: With `use_sde`, first log standard deviation of the matrix's entries.
         replay: What stands around the replay buffer, as `{class_path, init_args}`, such as
             `HindsightReplay` for environments with goals.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation
@@ -185,6 +193,9 @@ class SAC(Algorithm):
         hidden_sizes: tuple[int, ...] = (256, 256),
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        log_std_init: float = -3.0,
         replay: ReplaySpec = None,
         env_steps_per_iteration: int = 1_000,
         compile: CompileChoice = "auto",
@@ -195,7 +206,7 @@ class SAC(Algorithm):
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
         space, sizes = self.observation_space, hidden_sizes
         with self.seeded_initialization():
-            self.actor = Actor(space, 2 * size, sizes, network_factory(actor))
+            self.actor = make_squashed_actor(self)
             self.critic = CriticEnsemble(
                 space, size, num_critics, sizes, network=network_factory(critic)
             )

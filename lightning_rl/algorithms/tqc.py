@@ -10,7 +10,9 @@ K quantiles of the return each. The atoms of all target critics are pooled, and 
     L(pi) = E[ alpha * log pi(a~ | s) - mean of all atoms of Q(s, a~) ]
     L(alpha) = -log alpha * E[ log pi(a~ | s) + target_entropy ]
 
-Deviation from the authors' code: all gradients are taken at the same parameters.
+With `use_sde` the policy explores by generalised state-dependent exploration (Raffin et al., 2022,
+https://arxiv.org/abs/2005.05719). Deviation from the authors' code: all gradients are taken at the
+same parameters.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from lightning_rl.experience.box_actions import (
     act_squashed,
     acting_source,
     greedy_policy,
+    make_squashed_actor,
     prepared,
     rescale_box_actions,
     squashed_actions,
@@ -53,7 +56,7 @@ from lightning_rl.functional.soft_actor_critic import (
     temperature_loss,
 )
 from lightning_rl.networks.acting import ActingFunction
-from lightning_rl.networks.actors import Actor, Temperature
+from lightning_rl.networks.actors import Temperature
 from lightning_rl.networks.ensemble import CriticEnsemble
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.normalization import RunningNormalizer
@@ -167,8 +170,13 @@ class TQC(Algorithm):
         dropped_quantiles: Largest atoms left out of the target per critic; 0 keeps all.
         hidden_sizes: Units of each hidden layer of the default networks.
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
-            factory called with (input size, output size); default an `MLP` with ReLU.
+            factory called with (input size, output size); default an `MLP` with ReLU. With
+            `use_sde` its outputs are as many features as the last of `hidden_sizes`.
         critic: The same for each critic.
+        use_sde: Explore by state-dependent noise (gSDE) instead of independent noise at every step.
+        sde_sample_freq: With `use_sde`, steps of each environment after which the noise's matrix is
+            drawn anew; -1 draws it at the start of every rollout of `train_frequency` env steps.
+        log_std_init: With `use_sde`, first log standard deviation of the matrix's entries.
         replay: What stands around the replay buffer, as `{class_path, init_args}`, such as
             `HindsightReplay` for environments with goals.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation
@@ -214,6 +222,9 @@ class TQC(Algorithm):
         hidden_sizes: tuple[int, ...] = (256, 256),
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        log_std_init: float = -3.0,
         replay: ReplaySpec = None,
         env_steps_per_iteration: int = 1_000,
         compile: CompileChoice = "auto",
@@ -231,7 +242,7 @@ class TQC(Algorithm):
         self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
         space, sizes, factory = self.observation_space, hidden_sizes, network_factory(critic)
         with self.seeded_initialization():
-            self.actor = Actor(space, 2 * size, sizes, network_factory(actor))
+            self.actor = make_squashed_actor(self)
             self.critic = CriticEnsemble(space, size, num_critics, sizes, num_quantiles, factory)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.temperature = Temperature(alpha, initial_alpha)

@@ -23,10 +23,13 @@ from lightning_rl.experience.off_policy import (
     prepare_minibatch,
 )
 from lightning_rl.experience.running_statistics import make_reward_normalizer
+from lightning_rl.experience.state_dependent import StateDependentNoise
 from lightning_rl.functional.compilation import resolve_compile
 from lightning_rl.functional.soft_actor_critic import squashed_gaussian_array, squashed_mode
+from lightning_rl.networks.actors import Actor, StateDependentActor
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.normalization import RunningNormalizer
+from lightning_rl.networks.specification import network_factory
 from lightning_rl.types import Array, TensorObservation
 
 _TAKEN = (
@@ -153,15 +156,37 @@ def act_with_noise(agent: Agent, observation: TensorObservation, deterministic: 
     return shape_actions(agent, action)
 
 
+def make_squashed_actor(agent: Agent) -> Actor | StateDependentActor:
+    """Return the actor of squashed Gaussians that `actor`, `hidden_sizes` and `use_sde` ask for.
+
+    With `use_sde` the agent gets a `state_noise`, too.
+
+    Raises:
+        ConfigError: For values of `sde_sample_freq` and `hidden_sizes` that cannot work.
+    """
+    arguments: dict[str, Any] = agent._arguments
+    space, sizes = agent.observation_space, tuple(arguments["hidden_sizes"])
+    size, network = agent.action_size, network_factory(arguments["actor"])
+    if not arguments["use_sde"]:
+        return Actor(space, 2 * size, sizes, network)
+    actor = StateDependentActor(space, size, sizes, network, arguments["log_std_init"])
+    shape = (agent.env_config.num_envs, *actor.log_std.shape)
+    agent.state_noise = StateDependentNoise(arguments["sde_sample_freq"], shape)
+    return actor
+
+
 def squashed_actions(agent: Agent, num_steps: int) -> Act:
     """Return the exploring policy of an actor of squashed Gaussians: samples of it.
 
     Args:
-        agent: With `policy`, the actor's distribution parameters.
+        agent: With `policy`, the actor's distribution parameters, or those of a state-dependent
+            actor and a `state_noise`.
         num_steps: Steps of the rollout.
     """
     if agent.env_steps < agent.learning_starts:
         return uniform_actions(agent, num_steps)
+    if isinstance(agent.actor, StateDependentActor):
+        return _state_dependent_actions(agent, num_steps)
     noise = standard_normal(agent, num_steps, agent.env_config.num_envs, agent.action_size)
     policy = agent.policy
     return lambda observation, step: shape_actions(
@@ -169,8 +194,24 @@ def squashed_actions(agent: Agent, num_steps: int) -> Act:
     )
 
 
+def _state_dependent_actions(agent: Agent, num_steps: int) -> Act:
+    std = agent.actor.log_std.detach().exp().numpy(force=True)
+    noise = agent.state_noise.begin_rollout(agent.streams.numpy("exploration"), num_steps, std)
+    policy, size = agent.policy, agent.action_size
+
+    def act(observation: TensorObservation, step: int) -> Array:
+        outputs = policy(observation)
+        mean, features = outputs[:, :size], outputs[:, size:]
+        return shape_actions(agent, np.tanh(mean + noise(features, step)))
+
+    return act
+
+
 def act_squashed(agent: Agent, observation: TensorObservation, deterministic: bool) -> Array:
-    """Return the squashed mean of the actor's Gaussians, or samples of them."""
+    """Return the squashed mean of the actor's Gaussians, or samples of them.
+
+    Samples have noise of their own in each row, also where training explores with `state_noise`.
+    """
     with torch.no_grad():
         parameters = agent.actor(normalize(agent, observation)).cpu()
     if deterministic:

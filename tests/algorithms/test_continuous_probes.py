@@ -140,6 +140,26 @@ def test_observations_and_actions_are_learned_together(fit: Fit, cls: Any, kind:
     assert score(agent, ObservationActionEnv(observation=kind, action="box")) > 0.95
 
 
+@pytest.mark.parametrize("cls", [SAC, TQC])
+def test_observations_and_actions_are_learned_together_with_state_dependent_noise(
+    fit: Fit, cls: Any
+):
+    env = probe("ObservationAction", observation="box", action="box")
+    agent = cls(env, 1024, use_sde=True, log_std_init=-1.0, **QUICK[cls])
+    fit(agent)
+    assert score(agent, ObservationActionEnv(observation="box", action="box")) > 0.95
+
+
+@pytest.mark.parametrize("name", ["ObservationReward", "DelayedReward"])
+def test_values_follow_the_rewards_with_state_dependent_noise(fit: Fit, name: str):
+    agent = SAC({**probe(name), "wrappers": [BoxActions]}, 1024, use_sde=True, **QUICK[SAC])
+    fit(agent)
+    optimum = PROBES[f"LightningRL/{name}-v0"]()
+    for seen in (-1.0, 1.0) if name == "ObservationReward" else (0.0, 1.0):
+        expected = optimum.optimal_value(np.array([seen]), GAMMA)
+        assert value_of(agent, seen) == pytest.approx(expected, abs=0.15)
+
+
 @EVERY
 def test_actions_of_any_shape_are_rescaled_to_the_bounds(fit: Fit, cls: Any):
     agent = cls(EnvConfig(factory=Shifted, num_envs=8), 2048, **QUICK[cls])

@@ -45,7 +45,16 @@ EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in 
 
 @pytest.mark.parametrize("make", EVERY, indirect=True)
 def test_ten_thousand_observations(make: Any, tmp_path: Path) -> None:
-    agent = make.case.varied(make()).eval()
+    same_actions(make.case.varied(make()).eval(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", ["SAC", "TQC"], indirect=True)
+def test_ten_thousand_observations_with_state_dependent_noise(make: Any, tmp_path: Path) -> None:
+    same_actions(make(use_sde=True).eval(), tmp_path)
+
+
+def same_actions(agent: Any, tmp_path: Path) -> None:
     observation = trial_observations(agent.observation_space, 10_000, seed=5)
     export_policy(agent, tmp_path / "policy.onnx")
 

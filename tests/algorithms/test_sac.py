@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_rl.algorithms.sac import SAC, STATISTICS, sac_losses
+from lightning_rl.algorithms.tqc import TQC
 from lightning_rl.callbacks.base import EventCallback
 from lightning_rl.errors import ConfigError
 
@@ -24,6 +25,8 @@ SMALL: dict[str, Any] = {
     "compile": False,
     "seed": 1,
 }
+
+STATE_DEPENDENT = pytest.mark.parametrize("cls", [SAC, TQC])
 
 
 def constant(value: float, count: int) -> Callable[..., Tensor]:
@@ -178,9 +181,71 @@ def test_normalisers_are_those_of_what_was_collected(fit: Fit):
     assert not np.allclose(shifted, agent.predict(stored[:5].numpy()))
 
 
+@STATE_DEPENDENT
+def test_the_last_rollout_s_actions_are_those_of_the_kept_matrix(fit: Fit, cls: Any):
+    """They are tanh(mean + features @ matrix), in the order of the environments."""
+    arguments = {**SMALL, "learning_starts": 0, "learning_rate": 0.0, "train_frequency": 16}
+    env = {"id": "Pendulum-v1", "num_envs": 2}
+    agent = cls(env, 64, use_sde=True, log_std_init=-1.0, **arguments)
+    fit(agent)
+    replay, rows = agent.state.replay, np.arange(48, 64)
+    observation, action = (replay.take(name, rows) for name in ("observation", "action"))
+    normal = np.random.default_rng(int(agent.state_noise.seed)).standard_normal(
+        (2, 16, 1), dtype=np.float32
+    )
+    with torch.no_grad():
+        mean = agent.actor(observation)[:, :1].numpy()
+        features = agent.actor.network(observation).numpy()
+    for index in range(16):
+        noise = features[index] @ (normal[index % 2] * np.exp(np.float32(-1.0)))
+        assert action[index].item() == pytest.approx(np.tanh(mean[index] + noise).item(), abs=1e-5)
+    assert np.abs(action.numpy() - agent.act(observation)).max() > 1e-3
+    assert agent.gradient_steps == 4
+
+
+@STATE_DEPENDENT
+def test_a_run_with_state_dependent_noise_resumes_exactly(fit: Fit, cls: Any, tmp_path: Any):
+    env = {"id": "Pendulum-v1", "num_envs": 2}
+    arguments = {**SMALL, "use_sde": True, "sde_sample_freq": 7, "schedule_env_steps": 64}
+    path = tmp_path / "a.ckpt"
+    fit(cls(env, 64, **arguments)).save_checkpoint(path)
+    resumed, straight = (cls(env, 128, **arguments) for _ in range(2))
+    fit(resumed, ckpt_path=str(path))
+    fit(straight)
+    assert int(straight.state_noise.steps) == 128 // 2 - 16 // 2  # the first 16 were uniform
+    for key, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+    alone = cls.load_from_checkpoint(path, env="Pendulum-v1")  # with one environment
+    observation = np.zeros((4_000, 3), dtype=np.float32)
+    assert np.unique(alone.predict(observation)).size == 1
+    assert alone.predict(observation, deterministic=False).std() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+def test_state_dependent_gradients_are_the_same_compiled():
+    torch.manual_seed(0)
+    minibatch = {
+        "observation": torch.randn(16, 3),
+        "next_observation": torch.randn(16, 3),
+        "action": torch.rand(16, 1) * 2 - 1,
+        "reward": torch.randn(16),
+        "terminated": torch.zeros(16, dtype=torch.bool),
+    }
+    noise, results = torch.randn(2, 16, 1), []
+    for choice in (False, True):
+        agent = SAC("Pendulum-v1", 48, **{**SMALL, "use_sde": True, "compile": choice})
+        agent.configure_optimizers()
+        gradients, statistics = agent.gradient(minibatch, noise)
+        results.append(torch.cat((*gradients, statistics)))
+    assert torch.allclose(*results, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"use_sde": True, "sde_sample_freq": 0}, "expected sde_sample_freq to be at least 1"),
+        ({"use_sde": True, "hidden_sizes": ()}, "expected hidden_sizes with at least one layer"),
         ({"tau": 1.5}, r"expected tau to be in \[0.0, 1.0\], received 1.5"),
         ({"alpha": -1.0}, "expected alpha to be at least 0.0"),
         ({"alpha_learning_rate": -1.0}, "expected alpha_learning_rate"),

@@ -203,6 +203,9 @@ CONTINUOUS = {
     ),
     "ddpg-pendulum": continuous("DDPG", "Pendulum-v1"),
     "tqc-half-cheetah": continuous("TQC", "HalfCheetah-v5", env={"max_episode_steps": 60}),
+    "sac-state-dependent": continuous(
+        "SAC", "Pendulum-v1", env={"num_envs": 2}, use_sde=True, sde_sample_freq=7
+    ),
     "crossq-pendulum": continuous("CrossQ", "Pendulum-v1"),
     "discrete-sac-cartpole": continuous("DiscreteSAC", "CartPole-v1"),
     "sac-hindsight": continuous(

@@ -33,6 +33,7 @@ from lightning_rl.experience.running_statistics import (
 )
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
+from lightning_rl.functional.masks import split_mask
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
@@ -107,6 +108,9 @@ class PPO(ActorCriticHooks, Algorithm):
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
             factory called with (input size, output size); default `MLPActor`.
         critic: The same for the value network; default `MLPCritic`.
+        mask_actions: Choose among valid actions only, in training and after it; for Discrete and
+            MultiDiscrete. Masks come from the environment's `info["action_mask"]` or its method
+            `action_masks()`: one entry for each action, those of MultiDiscrete one after the other.
         compile: Compile the update: true, false, or `auto` by the gradient steps in the budget.
 
     Raises:
@@ -147,8 +151,10 @@ class PPO(ActorCriticHooks, Algorithm):
         log_std_init: float = 0.0,
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        mask_actions: bool = False,
         compile: CompileChoice = "auto",
     ) -> None:
+        env = EnvConfig.coerce(env).showing_action_mask(mask_actions)
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         self.num_steps, self.minibatch_size = num_steps, minibatch_size
         self.update_epochs, self.gamma, self.gae_lambda = update_epochs, gamma, gae_lambda
@@ -159,7 +165,9 @@ class PPO(ActorCriticHooks, Algorithm):
         check_common_ranges(self._arguments)
         check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
         networks = network_factory(actor), network_factory(critic)
-        self.make_networks(*networks, hidden_sizes, activation, shared_trunk, log_std_init)
+        self.make_networks(
+            *networks, hidden_sizes, activation, shared_trunk, log_std_init, mask_actions
+        )
         rows = num_steps * self.env_config.num_envs
         updates = update_epochs * -(-rows // minibatch_size)
         budget = self.budget.env_steps
@@ -184,7 +192,9 @@ class PPO(ActorCriticHooks, Algorithm):
             means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
         if self.learning_rate_schedule == "adaptive_kl":
             self.steer_learning_rate(means["train/approx_kl"])
-        observation = minibatches.experience["observation"]
+        observation, _ = split_mask(
+            minibatches.experience["observation"], self.network.mask_actions
+        )
         absorb_observations(self, self.network.observation_normalizer, observation)
         return self.finish_update(means)
 

@@ -37,6 +37,7 @@ from lightning_rl.experience.running_statistics import (
     standardize,
 )
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
+from lightning_rl.functional.masks import split_mask
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.schedules import linear
@@ -115,6 +116,9 @@ class RecurrentPPO(Algorithm):
         actor: Network behind the cell as `{class_path, init_args}`, import path, or from Python a
             class or factory called with (input size, output size); default `MLPActor`.
         critic: The same for the value network; default `MLPCritic`.
+        mask_actions: Choose among valid actions only, in training and after it; for Discrete and
+            MultiDiscrete. Masks come from the environment's `info["action_mask"]` or its method
+            `action_masks()`: one entry for each action, those of MultiDiscrete one after the other.
 
     Raises:
         ConfigError: For values outside their range or spaces that are not supported.
@@ -158,7 +162,9 @@ class RecurrentPPO(Algorithm):
         log_std_init: float = 0.0,
         actor: NetworkSpec = None,
         critic: NetworkSpec = None,
+        mask_actions: bool = False,
     ) -> None:
+        env = EnvConfig.coerce(env).showing_action_mask(mask_actions)
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         check_common_ranges(self._arguments)
         check_choice("learning_rate_schedule", learning_rate_schedule, ("constant", "linear"))
@@ -182,6 +188,7 @@ class RecurrentPPO(Algorithm):
                 activation,
                 log_std_init,
                 self.env_config.normalize_observation,
+                mask_actions,
             )
         self.reward_normalizer = make_reward_normalizer(self.env_config, gamma)
 
@@ -230,8 +237,7 @@ class RecurrentPPO(Algorithm):
     def _step(self, observation: TensorObservation, state: Array) -> tuple[Tensor, Array]:
         """Return distribution parameters `(N, P)` and the states `(N, S)` afterwards."""
         before = torch.from_numpy(state).to(self.device)
-        hidden, after = self.network.remember(observation, before)
-        distribution = self.network.heads.distribution_parameters(hidden)
+        distribution, after = self.network.act(observation, before)
         return distribution, after.float().numpy(force=True)
 
     def build_source(self, collector: Collector) -> RecurrentSource:  # noqa: D102
@@ -296,6 +302,7 @@ class RecurrentPPO(Algorithm):
             means["train/action_std"] = float(self.network.heads.log_std.detach().exp().mean())
         experience: dict[str, Any] = minibatches.experience
         seen = map_tree(lambda leaf: leaf[experience["mask"]], experience["observation"])
+        seen, _ = split_mask(seen, self.network.mask_actions)
         absorb_observations(self, self.network.observation_normalizer, seen)
         return self.finish_update(means)
 

@@ -15,6 +15,7 @@ from gymnasium.spaces import Space
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FrameStackObservation, TimeLimit
 
+from lightning_rl.envs.masks import ActionMaskObservation, BatchedActionMask
 from lightning_rl.envs.registry import import_provider, todays_id
 from lightning_rl.envs.spaces import ActionMode, action_adapter, flatten_space
 from lightning_rl.envs.wrappers import FreshWorld
@@ -52,6 +53,10 @@ class EnvConfig:
     Raises:
         ConfigError: For values outside their range, or when not exactly one of `id` and `factory`
             is given.
+
+    Attributes:
+        shows_action_mask: Whether observations hold the mask of valid actions; see
+            `showing_action_mask`.
     """
 
     id: str | None = None
@@ -71,6 +76,7 @@ class EnvConfig:
     def __post_init__(self) -> None:
         self._spaces: tuple[Space, Space] | None = None
         self._raw_space: Space | None = None
+        self.shows_action_mask = False
         if (self.id is None) == (self.factory is None):
             raise ConfigError(
                 "expected exactly one of env.id and env.factory, "
@@ -153,13 +159,13 @@ class EnvConfig:
             env = FreshWorld(env)
         for wrapper in self.wrappers:
             env = _wrap(env, wrapper, evaluation)
-        if not self.frame_stack:
-            return env
-        # The stack copies the space's generator, which would be seeded from the clock otherwise and
-        # make the saved states of equal runs differ.
-        env.observation_space.seed(0)
-        # Last, so that wrappers that make the frames come before what stacks them.
-        return FrameStackObservation(env, self.frame_stack)
+        if self.frame_stack:
+            # The stack copies the space's generator, which would be seeded from the clock otherwise
+            # and make the saved states of equal runs differ.
+            env.observation_space.seed(0)
+            # Behind the wrappers, so that those that make the frames come before what stacks them.
+            env = FrameStackObservation(env, self.frame_stack)
+        return ActionMaskObservation(env) if self.shows_action_mask else env
 
     def make_vector(self, num_envs: int) -> VectorEnv:
         """Build the id's own batched implementation with `num_envs` rows.
@@ -180,7 +186,8 @@ class EnvConfig:
                 "use vectorization: sync or async"
             )
         mode = VectorizeMode.VECTOR_ENTRY_POINT
-        return self._made(lambda: gymnasium.make_vec(spec, num_envs, mode, **self.kwargs))
+        env = self._made(lambda: gymnasium.make_vec(spec, num_envs, mode, **self.kwargs))
+        return BatchedActionMask(env) if self.shows_action_mask else env
 
     def raw_observation_space(self) -> Space:
         """Return the observation space as the environment has it, from a scratch instance."""
@@ -206,6 +213,20 @@ class EnvConfig:
     def remember_spaces(self, observation_space: Space, action_space: Space) -> None:
         """Take the spaces from a checkpoint: a policy can be rebuilt without its environment."""
         self._spaces = observation_space, action_space
+
+    def showing_action_mask(self, shown: bool = True) -> EnvConfig:
+        """Return this description, of environments whose observations hold the mask or do not.
+
+        It is for algorithms that mask actions: they set it, not the fields, so that the saved
+        configuration says so in one place.
+        """
+        if shown == self.shows_action_mask:
+            return self
+        config = copy.copy(self)
+        config.shows_action_mask = shown
+        if self._raw_space is not None:  # the spaces are those of an instance of the other kind
+            config._spaces = config._raw_space = None
+        return config
 
     def spec(self) -> EnvSpec:
         """Return Gymnasium's specification of the id.

@@ -17,6 +17,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from lightning_rl.envs.masks import random_action
 from lightning_rl.envs.snapshot import env_name, untouched_global_streams
 from lightning_rl.envs.spaces import SUPPORTED_ACTIONS, flatten_space
 from lightning_rl.errors import ConfigError
@@ -54,7 +55,7 @@ def _check_calls(env: gymnasium.Env, seed: int) -> None:
     for step in range(PREFLIGHT_STEPS):
         if ended:
             _check_reset(env, seed + step, step)
-        ended = _check_step(env, action_space.sample(), step + 1)
+        ended = _check_step(env, random_action(env, action_space), step + 1)
         if time.monotonic() > deadline:
             return
 
@@ -182,6 +183,8 @@ def _mistake(
 
 
 def _raised(env: gymnasium.Env, where: str, error: Exception) -> ConfigError:
+    if isinstance(error, ConfigError):  # of a wrapper of ours, and as clear as it can be
+        return ConfigError(f"environment {env_name(env)}, {where}: {error}")
     reason = _one_line(error)
     return ConfigError(
         f"environment {env_name(env)}, {where}: raised {type(error).__name__}: {reason}"

@@ -25,6 +25,7 @@ PROVIDERS: dict[str, tuple[str, ...]] = {
         "lightning_rl.envs.probes",
         "lightning_rl.envs.memory",
         "lightning_rl.envs.goals",
+        "lightning_rl.envs.few_valid_actions",
     ),
     "MinAtar": ("lightning_rl.envs.minatar",),
     "ALE": ("ale_py",),

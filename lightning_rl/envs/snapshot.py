@@ -25,6 +25,7 @@ import gymnasium
 import numpy as np
 import torch
 
+from lightning_rl.envs.masks import random_action
 from lightning_rl.envs.state_walk import decode_state, encode_state
 from lightning_rl.errors import CheckpointError, ConfigError
 from lightning_rl.types import SnapshotLevel
@@ -244,7 +245,8 @@ class _Probe:
         for step in range(num_steps):
             if reset:
                 yield (env.reset(seed=seed + step)[0],)
-            observation, reward, terminated, truncated, _ = env.step(space.sample())
+            action = random_action(env, space)
+            observation, reward, terminated, truncated, _ = env.step(action)
             yield observation, reward, bool(terminated), bool(truncated)
             reset = bool(terminated or truncated or step == num_steps // 2)
             if step + 1 >= MIN_STEPS and time.monotonic() > self.deadline:

@@ -57,6 +57,7 @@ class ActorCriticHooks(RunHooks):
         activation: str,
         shared_trunk: bool,
         log_std_init: float,
+        mask_actions: bool = False,
     ) -> None:
         """Build head, networks and normalisers for the environment's spaces.
 
@@ -67,6 +68,7 @@ class ActorCriticHooks(RunHooks):
             activation: Likewise.
             shared_trunk: Likewise.
             log_std_init: Likewise.
+            mask_actions: Likewise.
 
         Raises:
             ConfigError: When a space is not supported or a network does not fit.
@@ -84,6 +86,7 @@ class ActorCriticHooks(RunHooks):
                 shared_trunk,
                 log_std_init,
                 config.normalize_observation,
+                mask_actions,
             )
         self.reward_normalizer = make_reward_normalizer(config, self.gamma)
 

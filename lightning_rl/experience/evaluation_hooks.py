@@ -14,6 +14,7 @@ from gymnasium import spaces
 from torch.utils.data import DataLoader
 
 from lightning_rl.envs.config import EnvConfig
+from lightning_rl.envs.masks import with_mask
 from lightning_rl.envs.seeding import SeedStream
 from lightning_rl.envs.spaces import action_adapter, storage_dtype
 from lightning_rl.errors import ConfigError
@@ -65,21 +66,30 @@ class EvaluationHooks(pl.LightningModule):
     def log_metrics(self, metrics: Statistics) -> None:
         """Log a row."""
 
-    def predict(self, observation: Any, deterministic: bool = True) -> Array:
+    def predict(
+        self, observation: Any, deterministic: bool = True, action_mask: Any = None
+    ) -> Array:
         """Return the action that the environment's `step` takes.
 
         Args:
             observation: One observation as the environment returns it, or a batch of them with one
                 leading dimension.
             deterministic: The most probable action instead of a sampled one.
+            action_mask: Which actions are valid, `(n,)` or `(N, n)`, of an agent with
+                `mask_actions`; not needed where the observation has it as an entry.
 
         Raises:
-            ConfigError: When the observation's shape is not that of the observation space.
+            ConfigError: When the observation's shape is not that of the observation space, or the
+                mask is missing or leaves no action.
         """
-        return self.predict_with_state(observation, None, deterministic)[0]
+        return self.predict_with_state(observation, None, deterministic, action_mask)[0]
 
     def predict_with_state(
-        self, observation: Any, state: Array | None = None, deterministic: bool = True
+        self,
+        observation: Any,
+        state: Array | None = None,
+        deterministic: bool = True,
+        action_mask: Any = None,
     ) -> tuple[Array, Array | None]:
         """Return the action as `predict` does, and the policy's memory to hand in next time.
 
@@ -88,10 +98,15 @@ class EvaluationHooks(pl.LightningModule):
             state: What the last call returned, `(N, S)`; None when the episodes begin. Set a row to
                 zero where an episode begins.
             deterministic: The most probable action instead of a sampled one.
+            action_mask: As in `predict`.
 
         Returns:
             The action, and the memory; None for a policy without one.
         """
+        if self.env_config.shows_action_mask:
+            observation = with_mask(observation, action_mask, self.action_space)
+        elif action_mask is not None:
+            raise ConfigError("expected an agent with mask_actions for an action_mask")
         batch, single = _to_batch(self.observation_space, observation)
         to_env = action_adapter(self.action_space, self.env_config.action)
         action, state = self.act_with_state(self.to_device(batch), state, deterministic)

@@ -301,7 +301,8 @@ def _device(generator: torch.Generator | None) -> torch.device:
 def _gumbel(shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
     """Return Gumbel noise; its logarithm is taken here, once per rollout and not once per step."""
     exponential = torch.empty(shape, device=_device(generator)).exponential_(generator=generator)
-    return -exponential.log_()
+    # Infinite noise, of a draw of exactly zero, would choose even an action without probability.
+    return -exponential.clamp_(min=torch.finfo(torch.float32).tiny).log_()
 
 
 def _categorical_log_prob(logits: Tensor, action: Tensor) -> Tensor:

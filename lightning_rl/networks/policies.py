@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,13 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from lightning_rl.errors import ConfigError
+from lightning_rl.functional.masks import (
+    ACTION_MASK,
+    mask_logits,
+    mask_logits_array,
+    split_mask,
+    visible,
+)
 from lightning_rl.functional.parameters import check_unique_names
 from lightning_rl.networks.acting import ActingFunction, acting_function
 from lightning_rl.networks.distributions import make_action_head
@@ -62,6 +70,8 @@ class ActorCritic(nn.Module):
         shared_trunk: One stack of hidden layers for actor and critic.
         log_std_init: First log standard deviation of every dimension of a Box action.
         normalize_observation: Normalise float entries by running statistics.
+        mask_actions: Observations hold the mask of valid actions; it is no input of the networks,
+            and leaves the others no probability.
 
     Raises:
         ConfigError: A space is not supported, or actor and critic share a parameter.
@@ -78,8 +88,12 @@ class ActorCritic(nn.Module):
         shared_trunk: bool = False,
         log_std_init: float = 0.0,
         normalize_observation: bool = False,
+        mask_actions: bool = False,
     ) -> None:
         super().__init__()
+        self.mask_actions = mask_actions
+        if mask_actions:
+            observation_space = visible_space(observation_space)
         head = make_action_head(action_space)
         sizes = tuple(hidden_sizes)
         self.observation_normalizer = (
@@ -110,20 +124,24 @@ class ActorCritic(nn.Module):
 
     def forward(self, observation: TensorObservation) -> tuple[Tensor, Tensor]:
         """Return distribution parameters `(B, P)` and values `(B,)` of `(B, *obs_shape)`."""
-        features = self._features(observation)
-        return self._distribution_parameters(features), self._value(features)
+        seen, mask = split_mask(observation, self.mask_actions)
+        features = self._features(seen)
+        return self._distribution_parameters(features, mask), self._value(features)
 
     def distribution_parameters(self, observation: TensorObservation) -> Tensor:
         """Return the distribution parameters `(B, P)` float32 for the action head."""
-        return self._distribution_parameters(self._features(observation))
+        seen, mask = split_mask(observation, self.mask_actions)
+        return self._distribution_parameters(self._features(seen), mask)
 
     def value(self, observation: TensorObservation) -> Tensor:
         """Return the values `(B,)` float32."""
-        return self._value(self._features(observation))
+        return self._value(self._features(split_mask(observation, self.mask_actions)[0]))
 
     def inference_function(self) -> ObservationFunction:
         """Return a lean `distribution_parameters` for acting; see `MLP.inference_function`."""
         actor = chain_inference(self.observation_normalizer, self.encoder, self.trunk, self.actor)
+        if self.mask_actions:
+            return _masked(actor)
         if self.log_std is None:
             return actor
         log_std = self.log_std.detach()
@@ -136,6 +154,8 @@ class ActorCritic(nn.Module):
         """
         modules = (self.observation_normalizer, self.encoder, self.trunk, self.actor)
         outputs = acting_function(*modules)
+        if self.mask_actions:
+            return _with_mask(outputs)
         return outputs if self.log_std is None else _with_log_std(outputs, self.log_std)
 
     def _features(self, observation: TensorObservation) -> Tensor:
@@ -144,12 +164,46 @@ class ActorCritic(nn.Module):
         features = self.encoder(observation)
         return features if self.trunk is None else self.trunk(features)
 
-    def _distribution_parameters(self, features: Tensor) -> Tensor:
+    def _distribution_parameters(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         outputs = self.actor(features).float()
+        if mask is not None:
+            return mask_logits(outputs, mask)
         return outputs if self.log_std is None else _append_log_std(outputs, self.log_std)
 
     def _value(self, features: Tensor) -> Tensor:
         return self.critic(features).float().squeeze(-1)
+
+
+def visible_space(observation_space: spaces.Space) -> spaces.Space:
+    """Return the space of what networks see of observations with masks.
+
+    Raises:
+        ConfigError: Observations have no masks.
+    """
+    if (
+        not isinstance(observation_space, spaces.Dict)
+        or ACTION_MASK not in observation_space.spaces
+    ):
+        raise ConfigError(
+            f"mask_actions: expected observations with an entry {ACTION_MASK!r}, received the "
+            f"space {observation_space}"
+        )
+    seen: Any = visible(observation_space.spaces)
+    return spaces.Dict(seen) if isinstance(seen, dict) else seen
+
+
+def _masked(outputs: ObservationFunction) -> ObservationFunction:
+    def act(observation: Any) -> Tensor:
+        return mask_logits(outputs(visible(observation)), observation[ACTION_MASK])
+
+    return act
+
+
+def _with_mask(outputs: ActingFunction) -> ActingFunction:
+    def act(observation: Any) -> Array:
+        return mask_logits_array(outputs(visible(observation)), observation[ACTION_MASK].numpy())
+
+    return act
 
 
 def _with_log_std(outputs: ActingFunction, log_std: Tensor) -> ActingFunction:

@@ -8,12 +8,13 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from lightning_rl.errors import check_choice
+from lightning_rl.functional.masks import mask_logits, split_mask
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.encoders import make_encoder
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.mlp import NetworkChoice
 from lightning_rl.networks.normalization import RunningNormalizer
-from lightning_rl.networks.policies import ActorCritic
+from lightning_rl.networks.policies import ActorCritic, visible_space
 from lightning_rl.types import TensorObservation
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
@@ -41,6 +42,7 @@ class RecurrentActorCritic(nn.Module):
         activation: Their activation.
         log_std_init: First log standard deviation of every dimension of a Box action.
         normalize_observation: Normalise float entries by running statistics.
+        mask_actions: See `ActorCritic`.
     """
 
     def __init__(
@@ -55,8 +57,12 @@ class RecurrentActorCritic(nn.Module):
         activation: str = "tanh",
         log_std_init: float = 0.0,
         normalize_observation: bool = False,
+        mask_actions: bool = False,
     ) -> None:
         super().__init__()
+        self.mask_actions = mask_actions
+        if mask_actions:
+            observation_space = visible_space(observation_space)
         check_choice("cell", cell, CELLS)
         self.observation_normalizer = (
             RunningNormalizer(observation_space) if normalize_observation else None
@@ -89,7 +95,13 @@ class RecurrentActorCritic(nn.Module):
         """
         hidden, state = self.remember(observation, state)
         distribution, value = self.heads(hidden)
-        return distribution, value, state
+        return self._masked(distribution, observation), value, state
+
+    def act(self, observation: TensorObservation, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `forward` without the values."""
+        hidden, state = self.remember(observation, state)
+        distribution = self.heads.distribution_parameters(hidden)
+        return self._masked(distribution, observation), state
 
     def remember(self, observation: TensorObservation, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cell's output `(B, H)` and its next state `(B, S)` after one step."""
@@ -116,9 +128,15 @@ class RecurrentActorCritic(nn.Module):
         first = (parts[0], parts[1]) if self.is_lstm else parts[0]
         hidden, _ = self.memory(features.view(rows, length, -1), first)
         distribution, value = self.heads(hidden.reshape(rows * length, -1))
-        return distribution.view(rows, length, -1), value.view(rows, length)
+        distribution = self._masked(distribution.view(rows, length, -1), observation)
+        return distribution, value.view(rows, length)
+
+    def _masked(self, distribution: Tensor, observation: TensorObservation) -> Tensor:
+        mask = split_mask(observation, self.mask_actions)[1]
+        return distribution if mask is None else mask_logits(distribution, mask)
 
     def _features(self, observation: TensorObservation) -> Tensor:
+        observation, _ = split_mask(observation, self.mask_actions)
         if self.observation_normalizer is not None:
             observation = self.observation_normalizer(observation)
         return self.encoder(observation)
@@ -142,8 +160,8 @@ class GreedyRecurrentPolicy(GreedyPolicy):
         self, observation: TensorObservation, state: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the actions `(B, *action_shape)` and the next state `(B, S)`."""
-        hidden, state = self.network.remember(observation, state)
-        return self.select(self.network.heads.distribution_parameters(hidden)), state
+        distribution, state = self.network.act(observation, state)
+        return self.select(distribution), state
 
 
 def _leading(observation: TensorObservation) -> tuple[int, int]:

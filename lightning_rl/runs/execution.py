@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from lightning_rl.callbacks.base import Agent
 from lightning_rl.envs.config import EnvConfig, EnvLike
+from lightning_rl.envs.masks import ActionMaskObservation
 from lightning_rl.envs.seeding import episode_seed
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.evaluation import (
@@ -130,6 +131,8 @@ def _play(
 ) -> Generator[Episode, None, None]:
     """Yield the episodes, and close what was opened for them."""
     if isinstance(env, gymnasium.Env):
+        if agent.env_config.shows_action_mask and not isinstance(env, ActionMaskObservation):
+            env = ActionMaskObservation(env)
         check_spaces(agent, env)
         yield from _play_one(agent, env, config, seed)
         return
@@ -160,11 +163,13 @@ def env_config_of(agent: Agent, env: EnvLike | None) -> EnvConfig:
     if env is None:
         return own
     if isinstance(env, str):
-        return dataclasses.replace(
+        other = dataclasses.replace(
             own, id=env, factory=None, kwargs={}, eval_kwargs={}, max_episode_steps=None
         )
-    # How the policy's actions become the environment's is the policy's property.
-    return dataclasses.replace(EnvConfig.coerce(env), action=own.action)
+    else:
+        # How the policy's actions become the environment's is the policy's property.
+        other = dataclasses.replace(EnvConfig.coerce(env), action=own.action)
+    return other.showing_action_mask(own.shows_action_mask)
 
 
 def _viewer(

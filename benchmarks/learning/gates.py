@@ -142,6 +142,7 @@ GATES = (
         Gate(f"{name}/taxi", "Taxi-v4", 7.7, 300_000, _TAXI, measure="exact")
         for name in ("q_learning", "sarsa", "expected_sarsa")
     ),
+    Gate("ppo/few_valid_actions", "LightningRL/FewValidActions-v0", 19, 5_120),
     Gate(
         "ppo/cartpole", "CartPole-v1", 475, 100_000,
         Reference(500.0, 0.0, "CartPole-v1", 100_000, 300),

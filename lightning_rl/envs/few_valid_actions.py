@@ -24,12 +24,8 @@ class FewValidActionsEnv(gymnasium.Env):
     """Rooms with many doors, most of them locked; `info["action_mask"]` says which are open.
 
     An action tries a door. In each room one open door pays 1 and the other open ones nothing; each
-    leads to a room that is drawn. A locked door pays nothing and leaves everything as it is. The room is
-    shown as a one-hot vector, so that nothing but the mask tells which doors are open. Whoever
-    takes the paying door in every room gets `optimal_return`, one for each step.
-
-    Attributes:
-        optimal_return: Undiscounted return of an episode under the best policy: its steps.
+    leads to a room that is drawn. A locked door pays nothing and leaves everything as it is. The
+    room is shown as a one-hot vector, so that nothing but the mask tells which doors are open.
 
     Args:
         num_actions: Doors of a room.

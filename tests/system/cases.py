@@ -245,6 +245,7 @@ def shows(observation: str, action: str) -> dict[str, Any]:
     }
 
 
+MASKED = "LightningRL/FewValidActions-v0"
 PROBE = "LightningRL/ObservationAction-v0"
 VARIANTS = {
     # Saved every few milliseconds, hence mostly within rollouts, updates and evaluations.
@@ -257,4 +258,6 @@ VARIANTS = {
     "ppo-dict": ppo(PROBE, "linear", **shows("dict", "multi_binary")),
     "ppo-tuple": ppo(PROBE, "adaptive_kl", **shows("tuple", "multi_discrete")),
     "dqn-dict": dqn(PROBE, **shows("dict", "discrete")),
+    "ppo-masked": ppo(MASKED, "linear", vectorization="async").changed(mask_actions=True),
+    "recurrent-ppo-masked": recurrent(MASKED).changed(mask_actions=True),
 }

@@ -64,17 +64,24 @@ def run_sweep(folder: Path, sampler: str, seed: int, trials: int, workers: int) 
         workers: Trials at a time.
     """
     name = f"{sampler}-{seed}"
-    sizes = {"trials": trials, "workers": workers, "output_dir": str(folder)}
-    content = {**SWEEP, "name": name, "sampler": sampler, "seed": seed, **sizes}
-    content["pruner"] = PRUNERS[sampler]
-    file = folder / f"{name}.yaml"
-    file.write_text(yaml.safe_dump(content))
+    file = write_sweep(folder, sampler, seed, trials, workers)
     command = [sys.executable, "-m", "lightning_rl", "sweep", "--config", str(file)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     rows: list[Row] = json.loads((folder / name / "results.json").read_text())
     return rows
+
+
+def write_sweep(folder: Path, sampler: str, seed: int, trials: int, workers: int) -> Path:
+    """Write the file of one sweep and return it; arguments as of `run_sweep`."""
+    name = f"{sampler}-{seed}"
+    sizes = {"trials": trials, "workers": workers, "output_dir": str(folder)}
+    content = {**SWEEP, "name": name, "sampler": sampler, "seed": seed, **sizes}
+    content["pruner"] = PRUNERS[sampler]
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
 
 
 def summary(seed: int, tpe: list[Row], random: list[Row]) -> dict[str, float]:

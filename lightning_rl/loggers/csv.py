@@ -5,30 +5,25 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import logging
 import os
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lightning_rl.loggers.axis import Clock, env_steps_of
+from lightning_rl.loggers.axis import env_steps_of
+from lightning_rl.loggers.local import LocalLogger
 from lightning_rl.storage.sealed import atomic_write_bytes
 from lightning_rl.types import VOLATILE_TAGS
-
-log = logging.getLogger(__name__)
 
 FIRST_COLUMNS = ("step", "episode")
 MAX_WAITING_ROWS = 10_000
 """Rows kept in memory while they cannot be written."""
-WARN_EVERY_S = 60.0
 
 
-class CSVMetrics(Logger):
+class CSVMetrics(LocalLogger):
     """Write every logged row to one CSV file that can be read while the run goes on.
 
     The columns are `step` (env steps), `episode` and one per metric tag in the order of first
@@ -48,35 +43,13 @@ class CSVMetrics(Logger):
     """
 
     def __init__(self, save_dir: str | Path, filename: str = "metrics.csv") -> None:
-        super().__init__()
-        self.path = Path(save_dir) / filename
-        self.clock: Clock | None = None
+        super().__init__(Path(save_dir) / filename)
         self._columns = list(FIRST_COLUMNS)
         self._rows = 0  # logged so far, those waiting included
         self._good_bytes: int | None = None  # file size up to the last whole row, None: not begun
         self._header_due = True
         self._torn = False  # whether a failed write may have left half a row
         self._waiting: deque[dict[str, str]] = deque(maxlen=MAX_WAITING_ROWS)
-        self._next_warning = 0.0
-
-    @property
-    def name(self) -> str:
-        """Empty: the run directory already names the run."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty: the run directory already names the run."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """Folder of the file."""
-        return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: hyperparameters stand in `config.yaml`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -124,13 +97,7 @@ class CSVMetrics(Logger):
         self._columns = [*state_dict["columns"], *measured]
         self._waiting.clear()
         kept = _read_rows(self.path)[: state_dict["rows"]]
-        if len(kept) < state_dict["rows"]:
-            log.warning(
-                "%s holds %d of the %d rows logged before this checkpoint; the others are lost.",
-                self.path,
-                len(kept),
-                state_dict["rows"],
-            )
+        self._warn_of_lost(len(kept), state_dict["rows"], "rows")
         self._rows = len(kept)
         self._replace_file(kept)
 
@@ -146,7 +113,7 @@ class CSVMetrics(Logger):
         except OSError as error:
             self._torn = True
             self._header_due |= isinstance(error, FileNotFoundError)  # somebody removed the file
-            self._warn(error)
+            self._warn_of_waiting(error.strerror or error, len(self._waiting))
 
     def _begin(self) -> None:
         """Move a file that no checkpoint speaks for out of the way: it is of another run."""
@@ -180,18 +147,6 @@ class CSVMetrics(Logger):
         atomic_write_bytes(self.path, content, durable=False)
         self._good_bytes = len(content)
         self._header_due = False
-
-    def _warn(self, error: OSError) -> None:
-        now = time.monotonic()
-        if now >= self._next_warning:
-            self._next_warning = now + WARN_EVERY_S
-            log.warning(
-                "Cannot write %s (%s). Training goes on; %d rows wait in memory and are written "
-                "when this is over.",
-                self.path,
-                error.strerror or error,
-                len(self._waiting),
-            )
 
 
 def read_metrics(path: str | Path) -> list[dict[str, int | float]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 import threading
@@ -11,10 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from lightning_rl.loggers.axis import Clock, env_steps_of
+from lightning_rl.loggers.axis import env_steps_of
 from lightning_rl.loggers.database import (
     BUSY_TIMEOUT_S,
     MetricsDatabase,
@@ -22,9 +20,8 @@ from lightning_rl.loggers.database import (
     move_aside,
     query_metrics,
 )
+from lightning_rl.loggers.local import LocalLogger
 from lightning_rl.types import Episode
-
-log = logging.getLogger(__name__)
 
 DEFAULT_NAME = "metrics.db"
 SINGLE_AGENT = "agent_0"
@@ -33,10 +30,9 @@ WRITE_EVERY_S = 0.5
 WRITE_AT_ROWS = 5_000
 MAX_WAITING_ROWS = 100_000
 """Rows kept in memory while they cannot be written, about 25 MB."""
-WARN_EVERY_S = 60.0
 
 
-class SQLiteLogger(Logger):
+class SQLiteLogger(LocalLogger):
     """Write every logged value and every finished training episode to a SQLite database.
 
     One row of table `metrics` holds one value: `env_steps`, `episode`, `agent_id`, `metric_name`,
@@ -59,10 +55,9 @@ class SQLiteLogger(Logger):
     """
 
     def __init__(self, path: str | Path | None = None) -> None:
-        super().__init__()
+        super().__init__(Path(DEFAULT_NAME if path is None else path))
         self._follows_run = path is None
-        self.clock: Clock | None = None
-        self._begin_file(Path(DEFAULT_NAME if path is None else path))
+        self._begin_file(self.path)
 
     def _begin_file(self, path: Path) -> None:
         self.path = path
@@ -78,7 +73,6 @@ class SQLiteLogger(Logger):
         self._failing = self._stopping = False
         self._writer: threading.Thread | None = None
         self._process = os.getpid()
-        self._next_warning = 0.0
 
     def place_in(self, run_directory: Path) -> None:
         """Begin the run directory's `metrics.db`, unless a path was given."""
@@ -86,25 +80,6 @@ class SQLiteLogger(Logger):
         if self._follows_run and self.path != path:
             self.finalize("success")
             self._begin_file(path)
-
-    @property
-    def name(self) -> str:
-        """Empty: the run directory already names the run."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty: the run directory already names the run."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """Folder of the file."""
-        return str(self.path.parent)
-
-    @rank_zero_only
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: hyperparameters stand in `config.yaml`."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -204,13 +179,8 @@ class SQLiteLogger(Logger):
             self._waiting.clear()
             self._is_new, self._attempt = False, None
             self._events = self._committed_events = events
-        if self.flush() and self._committed_events < events:
-            log.warning(
-                "%s holds %d of the %d events logged before this checkpoint; the others are lost.",
-                self.path,
-                self._committed_events,
-                events,
-            )
+        if self.flush():
+            self._warn_of_lost(self._committed_events, events, "events")
 
     # The training thread's half: appending.
 
@@ -288,7 +258,7 @@ class SQLiteLogger(Logger):
                 self._failing = True
             if type(error) is sqlite3.DatabaseError:  # damaged, or somebody else's
                 move_aside(self.path, "damaged")
-            self._warn(error)
+            self._warn_of_waiting(error, len(self._waiting))
         else:
             self._failing = False
 
@@ -304,18 +274,6 @@ class SQLiteLogger(Logger):
         database, self._database = self._database, None
         if database is not None:
             database.close()
-
-    def _warn(self, error: Exception) -> None:
-        now = time.monotonic()
-        if now >= self._next_warning:
-            self._next_warning = now + WARN_EVERY_S
-            log.warning(
-                "Cannot write %s (%s). Training goes on; %d rows wait in memory and are written "
-                "when this is over.",
-                self.path,
-                error,
-                len(self._waiting),
-            )
 
 
 def _number(value: Any) -> float:

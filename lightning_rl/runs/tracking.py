@@ -15,9 +15,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_rl.errors import Interrupted
 from lightning_rl.loggers.axis import Clock
-from lightning_rl.loggers.csv import CSVMetrics, read_metrics
+from lightning_rl.loggers.csv import read_metrics
 from lightning_rl.loggers.isolation import PATIENCE_S, isolate, release
-from lightning_rl.loggers.sqlite import SQLiteLogger
+from lightning_rl.loggers.local import LocalLogger
 from lightning_rl.loggers.trackers import RunDescription, RunEnd
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.plain_json import loads
@@ -29,8 +29,6 @@ CLOSE_S = 20.0
 """Longest time in seconds that the end of a run waits for trackers that work."""
 TROUBLED_CLOSE_S = 5.0
 """The same for one that had trouble before, and after the signal that stopped the run."""
-LOCAL = (CSVMetrics, SQLiteLogger)
-"""Loggers that keep the local copy, and are written directly."""
 
 
 class Tracking:
@@ -53,7 +51,7 @@ class Tracking:
         self._loggers: dict[str, Any] = {}
         self._rows_before: dict[str, int] = {}  # of earlier attempts, that need not be sent
         for logger in loggers:
-            if isinstance(logger, LOCAL):
+            if isinstance(logger, LocalLogger):
                 continue
             kind = type(logger).__name__
             count = sum(1 for name in self._loggers if name.partition("-")[0] == kind)

@@ -28,6 +28,7 @@ from lightning_rl.errors import ConfigError, check_ranges
 from lightning_rl.experience.budget import DEFAULT_ENV_STEPS
 from lightning_rl.experience.setup import PRECISIONS, check_trainer
 from lightning_rl.loggers.csv import CSVMetrics
+from lightning_rl.loggers.local import LocalLogger
 from lightning_rl.loggers.sqlite import SQLiteLogger
 from lightning_rl.loggers.trackers import RunDescription
 from lightning_rl.runs.directory import RunConfig, RunDirectory
@@ -35,7 +36,6 @@ from lightning_rl.runs.places import copy_rows, link_checkpoints
 from lightning_rl.runs.record import RunRecord
 from lightning_rl.runs.results import ExecutionResult, save_execution_results
 from lightning_rl.runs.tracking import (
-    LOCAL,
     Tracking,
     describe,
     known_trackers,
@@ -289,7 +289,7 @@ class Trainer(pl.Trainer):
             tracking = self._install(directory, start)
             tracking.log_config(resolved_config(self.config_text, agent))
             for item in self.loggers:
-                if isinstance(item, LOCAL):
+                if isinstance(item, LocalLogger):
                     item.clock = lambda: agent.env_steps
             with _closing(tracking):
                 yield
@@ -355,7 +355,7 @@ class Trainer(pl.Trainer):
 
 
 def _is_of_run_directory(item: Logger) -> bool:
-    return isinstance(item, LOCAL) or getattr(item, "of_run_directory", False)
+    return isinstance(item, LocalLogger) or getattr(item, "of_run_directory", False)
 
 
 @contextmanager

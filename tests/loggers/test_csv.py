@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lightning_rl.loggers import csv as module
+from lightning_rl.loggers import local
 from lightning_rl.loggers.csv import CSVMetrics, read_metrics
 
 
@@ -148,7 +149,7 @@ def full_disk(logger):
 
 def test_full_disk_loses_nothing_and_warns_once_a_minute(tmp_path, monkeypatch, caplog):
     now = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
     whole, logger = CSVMetrics(tmp_path / "whole"), CSVMetrics(tmp_path / "run")
     log_rows(whole, 0, 12)
     log_rows(logger, 0, 3)

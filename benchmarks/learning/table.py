@@ -111,8 +111,9 @@ def _published(reference: Reference | None) -> str:
     if reference is None:
         return "none found; the gate is our own"
     steps = f", {reference.env_steps:,} env steps" if reference.env_steps else ""
+    digits = 3 if reference.source == "P" else 1  # those numbers are exact
     return (
-        f"{_number(reference.score)} ± {_number(reference.deviation)} "
+        f"{_number(reference.score, digits)} ± {_number(reference.deviation, digits)} "
         f"({SOURCES[reference.source].name}: {reference.env}{steps})"
     )
 

@@ -227,6 +227,10 @@ GATES = (
         Reference(9_535.451, 100.470, "HalfCheetah-v3", 1_000_000, 150), seeds=2,
     ),
     Gate(
+        "ppo/hopper", "Hopper-v4", 2_000, 1_000_000,
+        Reference(2_382.86, 271.74, "Hopper-v4", 1_000_000, source="C"), seeds=3,
+    ),
+    Gate(
         "ppo/half_cheetah", "HalfCheetah-v4", 4_000, 1_000_000,
         Reference(5_819.1, 663.5, "HalfCheetah-v3", 1_000_000, 150), seeds=3,
     ),

@@ -27,23 +27,23 @@ from lightning_rl.experience.actor_critic import ActorCriticHooks
 from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
 from lightning_rl.experience.on_policy import Minibatches, OnPolicySource
-from lightning_rl.experience.running_statistics import (
-    absorb_observations,
-    mean_over_ranks,
+from lightning_rl.experience.running_statistics import absorb_observations
+from lightning_rl.experience.trust_region import (
+    SCHEDULES,
+    is_too_far,
+    set_learning_rate,
+    steer_learning_rate,
 )
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.masks import split_mask
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
-from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.surrogate import SURROGATE_STATISTICS, surrogate_loss
 from lightning_rl.networks.distributions import ActionHead
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Statistics, TensorObservation
 
-SCHEDULES = ("constant", "linear", "adaptive_kl")
-DEFAULT_TARGET_KL = 0.01
 STATISTICS = SURROGATE_STATISTICS
 
 
@@ -178,20 +178,19 @@ class PPO(ActorCriticHooks, Algorithm):
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""
-        learning_rate = self.set_learning_rate()
+        learning_rate = set_learning_rate(self)
         coefficients = self.coefficients.to(self.device)
         for minibatch in minibatches:
             gradient, statistics = self.gradient(minibatch, coefficients)
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             minibatches.record(statistics)
-            if self.is_too_far(statistics):
+            if is_too_far(self, statistics):
                 break
         means = dict(zip((*STATISTICS, "train/grad_norm"), minibatches.means(), strict=True))
         means["train/learning_rate"] = learning_rate
         if self.network.log_std is not None:
             means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
-        if self.learning_rate_schedule == "adaptive_kl":
-            self.steer_learning_rate(means["train/approx_kl"])
+        steer_learning_rate(self, means["train/approx_kl"])
         observation, _ = split_mask(
             minibatches.experience["observation"], self.network.mask_actions
         )
@@ -205,24 +204,3 @@ class PPO(ActorCriticHooks, Algorithm):
         bound = self.max_grad_norm if self.num_ranks == 1 else None
         self.gradient = gradient_function(loss, self.network, self.flat, self.compiled, (), bound)
         return FlatAdam(self.flat.flat, self.learning_rate, eps=1e-5)
-
-    def set_learning_rate(self) -> float:
-        """Set and return this update's learning rate; `adaptive_kl` keeps the last one's."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        if self.learning_rate_schedule == "linear":
-            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
-        return float(group["lr"])
-
-    def steer_learning_rate(self, approx_kl: float) -> None:
-        """Move the learning rate so that the next update's KL divergence is nearer the target."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        target = self.target_kl or DEFAULT_TARGET_KL
-        approx_kl = mean_over_ranks(self, torch.tensor(approx_kl, device=self.device))
-        group["lr"] = adaptive_kl_learning_rate(group["lr"], approx_kl, target)
-
-    def is_too_far(self, statistics: Tensor) -> bool:
-        """Return whether the policy has left the old one so far that the update must stop."""
-        if self.target_kl is None or self.learning_rate_schedule == "adaptive_kl":
-            return False
-        approx_kl = statistics[STATISTICS.index("train/approx_kl")]
-        return mean_over_ranks(self, approx_kl) > 1.5 * self.target_kl

@@ -36,11 +36,16 @@ from lightning_rl.experience.running_statistics import (
     make_reward_normalizer,
     standardize,
 )
+from lightning_rl.experience.trust_region import (
+    SCHEDULES,
+    is_too_far,
+    set_learning_rate,
+    steer_learning_rate,
+)
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.masks import split_mask
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
-from lightning_rl.functional.schedules import linear
 from lightning_rl.functional.surrogate import SURROGATE_STATISTICS, surrogate_loss
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead, make_action_head
@@ -108,7 +113,10 @@ class RecurrentPPO(Algorithm):
         vf_coef: Weight of the value loss.
         max_grad_norm: Largest norm of a gradient.
         learning_rate: Of Adam (eps 1e-5), above 0.
-        learning_rate_schedule: `constant`, or `linear` to zero.
+        learning_rate_schedule: `constant`; `linear` to zero; `adaptive_kl` keeps the KL divergence
+            of an update near `target_kl`.
+        target_kl: Stop an update when its KL divergence passes 1.5 times this; with `adaptive_kl`
+            the divergence to aim at instead (default 0.01).
         normalize_advantage: Shift and scale a rollout's advantages to mean 0 and deviation 1.
         hidden_sizes: Units of each hidden layer behind the cell, of actor and critic each.
         activation: Their activation.
@@ -155,7 +163,8 @@ class RecurrentPPO(Algorithm):
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         learning_rate: float = 2.5e-4,
-        learning_rate_schedule: Literal["constant", "linear"] = "constant",
+        learning_rate_schedule: Literal["constant", "linear", "adaptive_kl"] = "constant",
+        target_kl: float | None = None,
         normalize_advantage: bool = True,
         hidden_sizes: tuple[int, ...] = (64,),
         activation: str = "tanh",
@@ -167,14 +176,14 @@ class RecurrentPPO(Algorithm):
         env = EnvConfig.coerce(env).showing_action_mask(mask_actions)
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         check_common_ranges(self._arguments)
-        check_choice("learning_rate_schedule", learning_rate_schedule, ("constant", "linear"))
+        check_choice("learning_rate_schedule", learning_rate_schedule, SCHEDULES)
         self.num_steps, self.sequence_length = num_steps, sequence_length
         self.minibatch_size = minibatch_size
         self.update_epochs, self.gamma, self.gae_lambda = update_epochs, gamma, gae_lambda
         self.coefficients = torch.tensor([clip_coef, vf_coef, ent_coef])
         self.clip_value_loss, self.normalize_advantage = clip_value_loss, normalize_advantage
         self.max_grad_norm, self.learning_rate = max_grad_norm, learning_rate
-        self.learning_rate_schedule = learning_rate_schedule
+        self.learning_rate_schedule, self.target_kl = learning_rate_schedule, target_kl
         self.head = make_action_head(self.action_space)
         with self.seeded_initialization():
             self.network = RecurrentActorCritic(
@@ -287,17 +296,17 @@ class RecurrentPPO(Algorithm):
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the network on one rollout: epochs of minibatches of whole sequences."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        if self.learning_rate_schedule == "linear":
-            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
-        coefficients = self.coefficients.to(self.device)
-        for minibatch in minibatches:
-            gradient, statistics = self.gradient(minibatch, coefficients)
+        learning_rate = set_learning_rate(self)
+        for sequences in minibatches:
+            gradient, statistics = self.gradient(sequences, self.coefficients.to(self.device))
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             minibatches.record(statistics)
+            if is_too_far(self, statistics):
+                break
         tags = (*SURROGATE_STATISTICS, "train/grad_norm")
         means = dict(zip(tags, minibatches.means(), strict=True))
-        means["train/learning_rate"] = float(group["lr"])
+        means["train/learning_rate"] = learning_rate
+        steer_learning_rate(self, means["train/approx_kl"])
         if self.network.heads.log_std is not None:
             means["train/action_std"] = float(self.network.heads.log_std.detach().exp().mean())
         experience: dict[str, Any] = minibatches.experience

@@ -161,6 +161,48 @@ def test_ppo_cannot_remember_it(fit: Fit) -> None:
     assert mean_return(agent, 40) == pytest.approx(0.5, abs=0.2)
 
 
+# How far an update may go.
+
+
+def learning_rates(fit: Fit, **arguments: Any) -> list[float]:
+    rows: list[dict[str, float]] = []
+    watch = EventCallback(on_metrics=lambda trainer, agent, metrics, at: rows.append(metrics))
+    fit(RecurrentPPO(REMEMBER, 4 * 320, **{**QUICK, **arguments}), callbacks=[watch])
+    return [row["train/learning_rate"] for row in rows]
+
+
+def test_the_adaptive_learning_rate_follows_the_kl_divergence(fit: Fit) -> None:
+    adaptive = {"learning_rate_schedule": "adaptive_kl", "learning_rate": 1e-3}
+    slower = learning_rates(fit, **adaptive, target_kl=1e-9)
+    assert slower == pytest.approx([1e-3, 1e-3 / 1.5, 1e-3 / 1.5**2, 1e-3 / 1.5**3])
+    faster = learning_rates(fit, **adaptive, target_kl=1e3)
+    assert faster == pytest.approx([1e-3, 1.5e-3, 2.25e-3, 3.375e-3])
+
+
+def test_an_adapted_learning_rate_survives_a_stop(fit: Fit, tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    schedule = {"learning_rate": 1e-3, "learning_rate_schedule": "adaptive_kl", "target_kl": 1e3}
+    adaptive = {**QUICK, **schedule}
+    fit(RecurrentPPO(REMEMBER, 2 * 320, **adaptive)).save_checkpoint(path)
+    resumed, straight = (RecurrentPPO(REMEMBER, 4 * 320, **adaptive) for _ in range(2))
+    ends = [fit(resumed, ckpt_path=str(path)), fit(straight)]
+    rates = [trainer.optimizers[0].param_groups[0]["lr"] for trainer in ends]
+    assert rates == pytest.approx([1e-3 * 1.5**4] * 2)
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_an_update_stops_when_the_policy_has_gone_too_far(fit: Fit) -> None:
+    steps = {}
+    for target_kl in (None, 1e3, 1e-9):
+        agent = RecurrentPPO(REMEMBER, 320, target_kl=target_kl, **QUICK)
+        fit(agent)
+        steps[target_kl] = agent.gradient_steps
+    assert steps[None] == steps[1e3] > 2
+    # The first minibatch has the old policy still, the second is the first that can be too far.
+    assert steps[1e-9] == 2
+
+
 # Evaluation and use.
 
 
@@ -224,7 +266,8 @@ def test_memory_survives_a_stop_within_a_rollout(fit: Fit, tmp_path: Path) -> No
         ({"sequence_length": 0}, "sequence_length"),
         ({"hidden_size": 0}, "hidden_size"),
         ({"cell": "rnn"}, "cell"),
-        ({"learning_rate_schedule": "adaptive_kl"}, "learning_rate_schedule"),
+        ({"learning_rate_schedule": "cosine"}, "linear, adaptive_kl, received 'cosine'"),
+        ({"target_kl": -1.0}, "target_kl"),
     ],
 )
 def test_mistakes_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -259,5 +259,7 @@ VARIANTS = {
     "ppo-tuple": ppo(PROBE, "adaptive_kl", **shows("tuple", "multi_discrete")),
     "dqn-dict": dqn(PROBE, **shows("dict", "discrete")),
     "ppo-masked": ppo(MASKED, "linear", vectorization="async").changed(mask_actions=True),
-    "recurrent-ppo-masked": recurrent(MASKED).changed(mask_actions=True),
+    "recurrent-ppo-masked": recurrent(MASKED).changed(
+        mask_actions=True, learning_rate_schedule="adaptive_kl"
+    ),
 }

@@ -58,20 +58,106 @@ class DQNSettings:
 
 
 @dataclass(frozen=True)
+class QRDQNSettings(DQNSettings):
+    """Those of DQN, with quantiles in place of the squared error."""
+
+    num_quantiles: int = 25
+
+
+@dataclass(frozen=True)
+class A2CSettings:
+    """Hyperparameters of A2C under lightning_rl's names: RMSprop, two separate tanh networks."""
+
+    num_steps: int = 5
+    learning_rate: float = 7e-4
+    gamma: float = 0.99
+    gae_lambda: float = 1.0
+    ent_coef: float = 0.0
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+    hidden_sizes: tuple[int, ...] = (64, 64)
+
+    def updates(self, env_steps: int, num_envs: int) -> int:
+        """Return the optimizer steps that a run of `env_steps` (whole rollouts) takes."""
+        return env_steps // (self.num_steps * num_envs)
+
+
+@dataclass(frozen=True)
+class SACSettings:
+    """Hyperparameters of SAC under lightning_rl's names: two critics, a learned temperature."""
+
+    capacity: int = 100_000
+    batch_size: int = 256
+    learning_starts: int = 500
+    train_frequency: int = 1
+    gradient_steps: int = 1
+    tau: float = 0.005
+    gamma: float = 0.99
+    learning_rate: float = 3e-4
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    env_steps_per_iteration: int = 500
+
+    def minibatches(self, env_steps: int, num_envs: int) -> int:
+        """Return the minibatches of a run of `env_steps`; libraries differ by one or two."""
+        learning_env_steps = env_steps - self.learning_starts
+        return learning_env_steps // (self.train_frequency * num_envs) * self.gradient_steps
+
+    def updates(self, env_steps: int, num_envs: int) -> int:
+        """Return the optimizer steps: critics, actor and temperature at every minibatch."""
+        return 3 * self.minibatches(env_steps, num_envs)
+
+
+@dataclass(frozen=True)
+class TD3Settings(SACSettings):
+    """Those of SAC, with the delay and the noises of TD3; no temperature."""
+
+    policy_delay: int = 2
+    target_noise: float = 0.2
+    noise_clip: float = 0.5
+    exploration_noise: float = 0.1
+
+    def updates(self, env_steps: int, num_envs: int) -> int:
+        """Return the optimizer steps: the actor's at every `policy_delay`-th minibatch."""
+        minibatches = self.minibatches(env_steps, num_envs)
+        return minibatches + minibatches // self.policy_delay
+
+
+@dataclass(frozen=True)
+class TabularSettings:
+    """Hyperparameters of Q-learning in a table under lightning_rl's names."""
+
+    gamma: float = 0.99
+    learning_rate: float = 0.5
+    epsilon_end: float = 0.01
+
+    def updates(self, env_steps: int, num_envs: int) -> int:
+        """Return the entries of the table that are updated, one for each env step."""
+        return env_steps
+
+
+Settings = (
+    PPOSettings | DQNSettings | QRDQNSettings | A2CSettings | SACSettings | TD3Settings
+    | TabularSettings
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Case:
     """What every library is asked to train.
 
     Args:
-        algorithm: "ppo" or "dqn".
-        total_env_steps: Budget in env steps; for PPO a multiple of the rollout.
+        algorithm: Its name as `lightning_rl.make` takes it, in lower case.
+        total_env_steps: Budget in env steps; on-policy a multiple of the rollout.
         warmup_env_steps: The clock starts when the first env step after these is asked for. They
-            hold compilation and first uses; for PPO a multiple of the rollout, for DQN past
+            hold compilation and first uses; on-policy a multiple of the rollout, off-policy past
             `learning_starts`.
-        parameters: Trainable parameters that the described networks have.
+        parameters: Trainable parameters that the described networks have, those of all optimizers
+            together; of a table its entries.
         whole_process: Measured from process start to process end instead, with all that a user gets
             without asking for it (callbacks, loggers, `compile: auto`); evaluation is off.
         library_defaults: Only environment and budget are given; the hyperparameters are each
             library's own, so the work is *not* equal.
+        own_only: Compares ways of running lightning_rl; ratios are to its float32 row.
     """
 
     name: str
@@ -80,10 +166,11 @@ class Case:
     num_envs: int
     total_env_steps: int
     warmup_env_steps: int
-    settings: PPOSettings | DQNSettings
+    settings: Settings
     parameters: int
     whole_process: bool = False
     library_defaults: bool = False
+    own_only: bool = False
 
     def updates(self) -> int:
         """Return the optimizer steps that the whole run takes."""
@@ -101,6 +188,18 @@ _ALL = (
     Case("ppo_cartpole", "ppo", "CartPole-v1", 8, 100_352, 10_240, _PPO_CARTPOLE, 9_155),
     Case("ppo_cheetah", "ppo", "HalfCheetah-v5", 4, 24_576, 4_096, _PPO_CHEETAH, 11_085),
     Case("dqn_cartpole", "dqn", "CartPole-v1", 1, 30_000, 3_000, DQNSettings(), 10_934),
+    Case("a2c_cartpole", "a2c", "CartPole-v1", 8, 60_000, 6_000, A2CSettings(), 9_155),
+    Case("qrdqn_cartpole", "qrdqn", "CartPole-v1", 1, 30_000, 3_000, QRDQNSettings(), 15_014),
+    Case("sac_pendulum", "sac", "Pendulum-v1", 1, 2_500, 1_000, SACSettings(), 201_989),
+    Case("td3_pendulum", "td3", "Pendulum-v1", 1, 2_500, 1_000, TD3Settings(), 201_731),
+    Case("tabular_taxi", "qlearning", "Taxi-v4", 8, 400_000, 40_000, TabularSettings(), 3_000),
+    Case("tabular_taxi_1", "qlearning", "Taxi-v4", 1, 200_000, 20_000, TabularSettings(), 3_000),
+    # What bfloat16 has to offer: a network whose products outweigh everything else.
+    Case(
+        "sac_wide", "sac", "Pendulum-v1", 1, 250, 100,
+        SACSettings(learning_starts=50, hidden_sizes=(1024, 1024), env_steps_per_iteration=50),
+        3_167_237, own_only=True,
+    ),
     Case(
         "process_start", "ppo", "CartPole-v1", 8, 100_352, 10_240, _PPO_CARTPOLE, 9_155,
         whole_process=True,

@@ -101,8 +101,8 @@ class Outcome:
     Args:
         library: Name and flavour, as told by the library itself.
         version: Version of the library and of what computes.
-        gradient_steps: Optimizer steps taken, counted and not computed.
-        parameters: Scalars that the optimizer updates.
+        gradient_steps: Steps taken by all optimizers together, counted and not computed.
+        parameters: Scalars that the optimizers update.
         returns: Undiscounted returns of the last finished episodes.
     """
 
@@ -120,7 +120,7 @@ class TorchUpdates:
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
         self.gradient_steps = 0
-        self._optimizer: Any = None
+        self._optimizers: dict[int, Any] = {}
         self.hook = register_optimizer_step_post_hook(self._count)
 
     def watch(self, optimizer_class: Any) -> None:
@@ -136,14 +136,13 @@ class TorchUpdates:
 
     def _count(self, optimizer: Any, *_: Any) -> None:
         self.gradient_steps += 1
-        self._optimizer = optimizer
+        self._optimizers[id(optimizer)] = optimizer
 
     @property
     def parameters(self) -> int:
-        """Return the number of scalars that the optimizer seen last updates."""
-        if self._optimizer is None:
-            return 0
-        groups = self._optimizer.param_groups
+        """Return the number of scalars that the optimizers seen so far update."""
+        optimizers = self._optimizers.values()
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         return sum(parameter.numel() for group in groups for parameter in group["params"])
 
 

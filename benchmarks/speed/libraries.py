@@ -30,7 +30,10 @@ class Environment:
 
 
 ENVIRONMENTS = {
-    "sb3": Environment(((TORCH,), ("stable-baselines3==2.9.2", GYMNASIUM)), "stable_baselines3"),
+    # SB3's QR-DQN lives in its contrib package.
+    "sb3": Environment(
+        ((TORCH,), ("stable-baselines3==2.9.2", "sb3-contrib==2.9.2", GYMNASIUM)), "sb3_contrib"
+    ),
     # SBX builds on SB3 and so needs torch installed, though only jax computes.
     "sbx": Environment(((TORCH,), ("sbx-rl==0.28.0", "jax==0.10.2", GYMNASIUM)), "sbx"),
     "tianshou": Environment(((TORCH,), ("tianshou==2.0.1", GYMNASIUM)), "tianshou"),
@@ -69,24 +72,43 @@ class Library:
         return VENVS / self.environment / "bin" / "python"
 
 
-_TRAINING = tuple(name for name, case in CASES.items() if not case.whole_process)
 _WHOLE = tuple(name for name, case in CASES.items() if case.whole_process)
-_EQUAL = tuple(name for name, case in CASES.items() if not case.library_defaults)
+_TRAINING = tuple(name for name in CASES if name not in _WHOLE)
+# What all peers have: PPO and DQN.
+_COMMON = tuple(
+    name for name, case in CASES.items() if case.algorithm in ("ppo", "dqn") and not case.own_only
+)
+_OFF_POLICY = ("sac_pendulum", "td3_pendulum")
+_TABULAR = tuple(name for name, case in CASES.items() if case.algorithm == "qlearning")
+_COMPARED = tuple(name for name in _TRAINING if not CASES[name].own_only)
 
 
-def _ours(compile_: str, trainer: str, cases: tuple[str, ...]) -> Library:
-    arguments = ("--compile", compile_, "--trainer", trainer)
+def _ours(compile_: str, trainer: str, cases: tuple[str, ...], *further: str) -> Library:
+    arguments = ("--compile", compile_, "--trainer", trainer, *further)
     return Library("run_lightning_rl", None, arguments, cases, is_peer=False)
 
 
 LIBRARIES = {
     "lightning_rl": _ours("true", "plain", _TRAINING),
-    "lightning_rl-eager": _ours("false", "plain", _TRAINING),
+    "lightning_rl-eager": _ours(  # a table has no gradient that could be compiled
+        "false", "plain", tuple(name for name in _COMPARED if name not in _TABULAR)
+    ),
     # With the callbacks and loggers that are on by default.
-    "lightning_rl-callbacks": _ours("true", "default", _TRAINING),
+    "lightning_rl-callbacks": _ours("true", "default", _COMPARED),
+    "lightning_rl-bf16": _ours("true", "plain", ("sac_wide",), "--precision", "bf16-mixed"),
     "lightning_rl-defaults": _ours("auto", "default", _WHOLE),
-    "sb3": Library("run_sb3", "sb3"),
-    "sbx": Library("run_sb3", "sbx", ("--flavour", "sbx")),
-    "tianshou": Library("run_tianshou", "tianshou", cases=_TRAINING),
-    "cleanrl": Library("run_cleanrl", "cleanrl", cases=_EQUAL),
+    "sb3": Library(
+        "run_sb3", "sb3", cases=(*_COMMON, *_OFF_POLICY, "qrdqn_cartpole", "a2c_cartpole")
+    ),
+    "sbx": Library("run_sb3", "sbx", ("--flavour", "sbx"), (*_COMMON, *_OFF_POLICY)),
+    "tianshou": Library(
+        "run_tianshou", "tianshou", cases=tuple(name for name in _COMMON if name not in _WHOLE)
+    ),
+    "cleanrl": Library(
+        "run_cleanrl",
+        "cleanrl",
+        cases=tuple(name for name in _COMMON if not CASES[name].library_defaults),
+    ),
+    # Random actions and no learning: what a table is held against.
+    "bare_env": Library("run_bare_env", None, cases=_TABULAR),
 }

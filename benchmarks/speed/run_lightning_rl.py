@@ -10,7 +10,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.speed.cases import Case
+from benchmarks.speed.cases import Case, TabularSettings
 from benchmarks.speed.harness import Clock, Outcome, TorchUpdates, import_all, parser, run_case
 
 COMPILE: dict[str, bool | str] = {"true": True, "false": False, "auto": "auto"}
@@ -20,15 +20,32 @@ def make_agent(case: Case, compile_: bool | str, seed: int) -> Any:
     """Return the algorithm of a case."""
     import lightning_rl
 
-    algorithm = getattr(lightning_rl, case.algorithm.upper())
-    common = {"total_env_steps": case.total_env_steps, "seed": seed, "compile": compile_}
+    common: dict[str, Any] = {"total_env_steps": case.total_env_steps, "seed": seed}
+    if not isinstance(case.settings, TabularSettings):
+        common["compile"] = compile_
     if case.library_defaults:
-        return algorithm(env=case.env_id, **common)
+        return lightning_rl.make(case.algorithm, env=case.env_id, **common)
     env = lightning_rl.EnvConfig(case.env_id, num_envs=case.num_envs)
-    return algorithm(env=env, **common, **asdict(case.settings))
+    return lightning_rl.make(case.algorithm, env=env, **common, **asdict(case.settings))
 
 
-def make_trainer(kind: str, callback: Any) -> Any:
+class TableUpdates:
+    """Counts the entries that a tabular agent updates, by the errors that its `learn` returns."""
+
+    def __init__(self, agent: Any) -> None:
+        self.gradient_steps = 0
+        self.parameters = agent.table.values.numel()
+        learn = agent.learn
+
+        def counted(*arguments: Any) -> Any:
+            errors = learn(*arguments)
+            self.gradient_steps += len(errors)
+            return errors
+
+        agent.learn = counted
+
+
+def make_trainer(kind: str, callback: Any, precision: str) -> Any:
     """Return a stock Trainer with everything off, or ours with all that it adds by default.
 
     Evaluation is off in both.
@@ -38,8 +55,10 @@ def make_trainer(kind: str, callback: Any) -> Any:
     import lightning_rl
 
     if kind == "default":
-        return lightning_rl.Trainer(callbacks=[callback], limit_val_batches=0)
+        return lightning_rl.Trainer(callbacks=[callback], limit_val_batches=0, precision=precision)
     return lightning.pytorch.Trainer(
+        precision=precision,
+        max_epochs=-1,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -83,15 +102,21 @@ def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
     import_all("lightning.pytorch", "lightning_rl.algorithms")
     if options.trainer == "default":
         import_all("lightning_rl.runs.trainer")
-    from lightning_rl.functional.optimizers import FlatAdam
+    from lightning_rl.functional.optimizers import FlatAdam, FlatRMSprop
 
-    updates, returns = TorchUpdates(), deque[float](maxlen=100)
-    updates.watch(FlatAdam)
+    returns = deque[float](maxlen=100)
     clock = Clock(case.warmup_env_steps)
     agent = make_agent(case, COMPILE[options.compile], options.seed)
+    if isinstance(case.settings, TabularSettings):
+        updates: TableUpdates | TorchUpdates = TableUpdates(agent)
+    else:
+        updates = TorchUpdates()
+        updates.watch(FlatAdam)
+        updates.watch(FlatRMSprop)
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        make_trainer(options.trainer, make_callback(clock, returns)).fit(agent)
+        callback = make_callback(clock, returns)
+        make_trainer(options.trainer, callback, options.precision).fit(agent)
         os.chdir("/")
     versions = f"{lightning_rl.__version__} (torch {version('torch')}, compiled: {agent.compiled})"
     outcome = Outcome(
@@ -105,6 +130,7 @@ def main() -> None:
     arguments = parser()
     arguments.add_argument("--compile", choices=tuple(COMPILE), default="auto")
     arguments.add_argument("--trainer", choices=("plain", "default"), default="plain")
+    arguments.add_argument("--precision", default="32-true")
     run_case(arguments.parse_args(), train)
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.speed.cases import Case, DQNSettings, PPOSettings
+from benchmarks.speed.cases import (
+    A2CSettings,
+    Case,
+    DQNSettings,
+    PPOSettings,
+    QRDQNSettings,
+    SACSettings,
+    TD3Settings,
+)
 from benchmarks.speed.harness import Clock, Outcome, TorchUpdates, import_all, parser, run_case
 
 
@@ -54,6 +63,71 @@ def dqn_arguments(settings: DQNSettings, flavour: str) -> dict[str, Any]:
     }
 
 
+def a2c_arguments(settings: A2CSettings) -> dict[str, Any]:
+    """Return the settings under the names that SB3 gives them; RMSprop is its default."""
+    hidden = list(settings.hidden_sizes)
+    return {
+        "n_steps": settings.num_steps,
+        "learning_rate": settings.learning_rate,
+        "gamma": settings.gamma,
+        "gae_lambda": settings.gae_lambda,
+        "ent_coef": settings.ent_coef,
+        "vf_coef": settings.vf_coef,
+        "max_grad_norm": settings.max_grad_norm,
+        "policy_kwargs": {"net_arch": {"pi": hidden, "vf": hidden}},
+    }
+
+
+def off_policy_arguments(settings: SACSettings) -> dict[str, Any]:
+    """Return the settings of SAC or TD3 under the names that SB3 and SBX give them."""
+    arguments = {
+        "buffer_size": settings.capacity,
+        "batch_size": settings.batch_size,
+        "learning_starts": settings.learning_starts,
+        "train_freq": settings.train_frequency,
+        "gradient_steps": settings.gradient_steps,
+        "tau": settings.tau,
+        "gamma": settings.gamma,
+        "learning_rate": settings.learning_rate,
+        "policy_kwargs": {"net_arch": list(settings.hidden_sizes)},
+    }
+    if not isinstance(settings, TD3Settings):
+        return arguments
+    return {
+        **arguments,
+        "policy_delay": settings.policy_delay,
+        "target_policy_noise": settings.target_noise,
+        "target_noise_clip": settings.noise_clip,
+    }
+
+
+def arguments_of(case: Case, flavour: str) -> dict[str, Any]:
+    """Return a case's hyperparameters under the names that SB3 and SBX give them."""
+    settings = case.settings
+    if isinstance(settings, PPOSettings):
+        return ppo_arguments(settings)
+    if isinstance(settings, A2CSettings):
+        return a2c_arguments(settings)
+    if isinstance(settings, SACSettings):
+        return off_policy_arguments(settings)
+    if not isinstance(settings, DQNSettings):
+        raise TypeError(f"no {case.algorithm} in {flavour}")
+    arguments = dqn_arguments(settings, flavour)
+    if isinstance(settings, QRDQNSettings):
+        arguments["policy_kwargs"]["n_quantiles"] = settings.num_quantiles
+    return arguments
+
+
+def make_action_noise(settings: TD3Settings, action_size: int) -> Any:
+    """Return the Gaussian noise that TD3 explores with."""
+    import numpy as np
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    return NormalActionNoise(
+        np.zeros(action_size), np.full(action_size, settings.exploration_noise)
+    )
+
+
 def make_clock_callback(clock: Clock) -> Any:
     """Return an SB3 callback that drives the clock."""
     from stable_baselines3.common.callbacks import BaseCallback
@@ -91,34 +165,46 @@ def use_squared_error(flavour: str) -> None:
     dqn.F = SquaredError
 
 
+def package(case: Case, flavour: str) -> str:
+    """Return the package that has the case's algorithm."""
+    if flavour == "sbx":
+        return "sbx"
+    return "sb3_contrib" if case.algorithm == "qrdqn" else "stable_baselines3"
+
+
 def make_model(case: Case, seed: int, flavour: str) -> Any:
     """Return SB3's or SBX's algorithm for a case, its environments made."""
     from stable_baselines3.common.env_util import make_vec_env
 
-    if flavour == "sbx":
-        import sbx as library
-    else:
-        import stable_baselines3 as library
-    algorithm = getattr(library, case.algorithm.upper())
+    algorithm = getattr(importlib.import_module(package(case, flavour)), case.algorithm.upper())
     if case.library_defaults:
         return algorithm("MlpPolicy", case.env_id, seed=seed, device="cpu")
     envs = make_vec_env(case.env_id, n_envs=case.num_envs, seed=seed)
-    if isinstance(case.settings, PPOSettings):
-        arguments = ppo_arguments(case.settings)
-    else:
-        arguments = dqn_arguments(case.settings, flavour)
+    arguments = arguments_of(case, flavour)
+    if case.algorithm == "dqn":
         use_squared_error(flavour)
+    if isinstance(case.settings, TD3Settings):
+        size = envs.action_space.shape[0]
+        arguments["action_noise"] = make_action_noise(case.settings, size)
     return algorithm("MlpPolicy", envs, seed=seed, device="cpu", **arguments)
 
 
-def flax_counts(model: Any) -> tuple[int, int]:
-    """Return optimizer steps and trainable parameters of an SBX model, from its train states."""
+def flax_counts(model: Any, is_joint: bool) -> tuple[int, int]:
+    """Return optimizer steps and trainable parameters of an SBX model, from its train states.
+
+    Args:
+        model: After training.
+        is_joint: Whether its states are parts of one network with one optimizer elsewhere (PPO),
+            so that their steps together count as one.
+    """
     import jax
 
-    names = ("actor_state", "vf_state", "qf_state")
-    states = [getattr(model.policy, name) for name in names if hasattr(model.policy, name)]
+    names = ("actor_state", "vf_state", "qf_state", "ent_coef_state")
+    owners = (model.policy, model)
+    states = [getattr(o, name) for o in owners for name in names if hasattr(o, name)]
     leaves = [leaf for state in states for leaf in jax.tree_util.tree_leaves(state.params)]
-    return int(states[0].step), sum(leaf.size for leaf in leaves)
+    steps = [int(state.step) for state in states]
+    return steps[0] if is_joint else sum(steps), sum(leaf.size for leaf in leaves)
 
 
 def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
@@ -126,17 +212,18 @@ def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
     import torch
 
     torch.set_num_threads(1)
-    import_all("sbx" if options.flavour == "sbx" else "stable_baselines3")
+    import_all(package(case, options.flavour))
     updates = TorchUpdates()
     clock = Clock(case.warmup_env_steps)
     model = make_model(case, options.seed, options.flavour)
     model.learn(case.total_env_steps, callback=make_clock_callback(clock))
     if options.flavour == "sbx":
-        gradient_steps, parameters = flax_counts(model)
+        gradient_steps, parameters = flax_counts(model, is_joint=case.algorithm == "ppo")
         name, computes = "sbx-rl", "jax"
     else:
         gradient_steps, parameters = updates.gradient_steps, updates.parameters
-        name, computes = "stable-baselines3", "torch"
+        name = "sb3-contrib" if case.algorithm == "qrdqn" else "stable-baselines3"
+        computes = "torch"
     versions = f"{version(name)} ({computes} {version(computes)})"
     returns = [episode["r"] for episode in model.ep_info_buffer]
     return Outcome(name, versions, gradient_steps, parameters, returns), clock

@@ -16,14 +16,15 @@ from benchmarks.speed.libraries import LIBRARIES
 
 Row = dict[str, Any]
 REFERENCE = "sb3"
+OWN = "lightning_rl"
 
 TIMED_HEADER = (
     "library", "version", "env steps/s", "range", "× fastest peer", "env steps/s with warm-up",
-    "gradient steps", "parameters", "return (last 100)", "peak RSS MB", "runs",
+    "optimizer steps", "parameters", "return (last 100)", "peak RSS MB", "runs",
 )  # fmt: skip
 PROCESS_HEADER = (
     "library", "version", "seconds", "range", "× SB3's time", "of it training s",
-    "gradient steps", "parameters", "return (last 100)", "peak RSS MB", "runs",
+    "optimizer steps", "parameters", "return (last 100)", "peak RSS MB", "runs",
 )  # fmt: skip
 
 
@@ -64,9 +65,14 @@ def grouped(runs: list[Row], case: str) -> dict[str, list[Row]]:
 
 
 def reference_value(groups: dict[str, list[Row]], case: Case) -> float | None:
-    """Return what ratios are taken to: the fastest peer's rate, or SB3's time; None if not run."""
+    """Return what ratios are taken to: the fastest peer's rate, SB3's time or our own rate.
+
+    None if that was not run.
+    """
     if case.whole_process:
         return median_of(groups[REFERENCE], "wall_s") if REFERENCE in groups else None
+    if case.own_only:
+        return median_of(groups[OWN], "steps_per_s") if OWN in groups else None
     peers = [rows for name, rows in groups.items() if LIBRARIES[name].is_peer]
     return max((median_of(rows, "steps_per_s") for rows in peers), default=None)
 
@@ -103,6 +109,8 @@ def case_table(runs: list[Row], case: Case) -> str:
     groups = grouped(runs, case.name)
     reference = reference_value(groups, case)
     header = PROCESS_HEADER if case.whole_process else TIMED_HEADER
+    if case.own_only:
+        header = tuple(f"× {OWN}" if cell == "× fastest peer" else cell for cell in header)
     key, sign = ("wall_s", 1) if case.whole_process else ("steps_per_s", -1)
     names = sorted(groups, key=lambda name: sign * median_of(groups[name], key))
     text = f"### {case.name}\n\n"

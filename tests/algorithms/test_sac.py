@@ -181,6 +181,34 @@ def test_normalisers_are_those_of_what_was_collected(fit: Fit):
     assert not np.allclose(shifted, agent.predict(stored[:5].numpy()))
 
 
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_bf16_mixed_multiplies_in_bfloat16_and_learns_in_float32(fit: Fit, use_sde: bool):
+    rows: list[Any] = []
+    seen: set[Any] = set()
+    note = lambda trainer, agent, metrics, at: rows.append(metrics)  # noqa: E731
+    agent = SAC("Pendulum-v1", 64, use_sde=use_sde, **SMALL)
+    before = torch.cat([p.detach().flatten() for p in agent.parameters()])
+    agent.actor.network.register_forward_hook(lambda net, x, output: seen.add(output.dtype))
+    fit(agent, precision="bf16-mixed", callbacks=[EventCallback(on_metrics=note)])
+    assert torch.bfloat16 in seen
+    assert all(p.dtype is torch.float32 for p in agent.parameters())
+    after = torch.cat([p.detach().flatten() for p in agent.parameters()])
+    assert torch.isfinite(after).all()
+    assert not torch.equal(before, after)
+    assert rows[-1]["train/grad_norm"] > 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+@pytest.mark.parametrize("use_sde", [False, True])
+def test_bf16_gradients_are_nearly_the_same_compiled(use_sde: bool):
+    with torch.autocast("cpu", torch.bfloat16):
+        eager, compiled = gradients(use_sde)
+    assert torch.allclose(eager, compiled, atol=0.03 * eager.abs().max().item())
+    exact, _ = gradients(use_sde, compiled=False)
+    assert not torch.equal(exact, eager)
+
+
 @STATE_DEPENDENT
 def test_the_last_rollout_s_actions_are_those_of_the_kept_matrix(fit: Fit, cls: Any):
     """They are tanh(mean + features @ matrix), in the order of the environments."""
@@ -221,9 +249,8 @@ def test_a_run_with_state_dependent_noise_resumes_exactly(fit: Fit, cls: Any, tm
     assert alone.predict(observation, deterministic=False).std() > 1e-3
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
-def test_state_dependent_gradients_are_the_same_compiled():
+def gradients(use_sde: bool, compiled: bool = True) -> tuple[Tensor, Tensor]:
+    """Return SAC's gradients and statistics of one minibatch, eager and, if asked for, compiled."""
     torch.manual_seed(0)
     minibatch = {
         "observation": torch.randn(16, 3),
@@ -233,12 +260,18 @@ def test_state_dependent_gradients_are_the_same_compiled():
         "terminated": torch.zeros(16, dtype=torch.bool),
     }
     noise, results = torch.randn(2, 16, 1), []
-    for choice in (False, True):
-        agent = SAC("Pendulum-v1", 48, **{**SMALL, "use_sde": True, "compile": choice})
+    for choice in (False, compiled):
+        agent = SAC("Pendulum-v1", 48, **{**SMALL, "use_sde": use_sde, "compile": choice})
         agent.configure_optimizers()
-        gradients, statistics = agent.gradient(minibatch, noise)
-        results.append(torch.cat((*gradients, statistics)))
-    assert torch.allclose(*results, atol=1e-5)
+        parts, statistics = agent.gradient(minibatch, noise)
+        results.append(torch.cat((*parts, statistics)))
+    return results[0], results[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+def test_state_dependent_gradients_are_the_same_compiled():
+    assert torch.allclose(*gradients(use_sde=True), atol=1e-5)
 
 
 @pytest.mark.parametrize(

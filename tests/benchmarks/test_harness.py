@@ -63,6 +63,17 @@ def test_torch_updates_are_counted_from_outside() -> None:
     assert (updates.gradient_steps, updates.parameters) == (3, 8)
 
 
+def test_the_parameters_of_all_optimizers_are_counted_once() -> None:
+    updates = TorchUpdates()
+    networks = [torch.nn.Linear(3, 2), torch.nn.Linear(2, 1)]
+    optimizers = [torch.optim.Adam(network.parameters()) for network in networks]
+    networks[1](networks[0](torch.ones(1, 3))).sum().backward()
+    for optimizer in (*optimizers, optimizers[0]):
+        optimizer.step()
+    updates.hook.remove()
+    assert (updates.gradient_steps, updates.parameters) == (3, 8 + 3)
+
+
 def test_returns_are_summed_per_environment() -> None:
     returns = EpisodeReturns(num_envs=2)
     returns.add(np.array([1.0, 10.0]), np.array([False, False]))

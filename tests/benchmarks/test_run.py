@@ -80,6 +80,7 @@ def test_torch_is_installed_before_the_peer() -> None:
     assert [command[-1] for command in commands] == [
         "torch==2.13.0",
         "gymnasium[mujoco]==1.4.0",
-        "import stable_baselines3",
+        "import sb3_contrib",
     ]
+    assert {"stable-baselines3==2.9.2", "sb3-contrib==2.9.2"} < set(commands[1])
     assert all("https://index" in command for command in commands[:-1])

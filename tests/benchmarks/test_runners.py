@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import itertools
 import sys
+from dataclasses import replace
 
 import pytest
 
+from benchmarks.speed import run_bare_env as bare_env
+from benchmarks.speed import run_lightning_rl as ours
 from benchmarks.speed.cases import CASES
+from benchmarks.speed.libraries import LIBRARIES
 from benchmarks.speed.run_cleanrl import FILES, as_script, command_line
-from benchmarks.speed.run_sb3 import dqn_arguments, ppo_arguments
+from benchmarks.speed.run_sb3 import arguments_of, dqn_arguments, package, ppo_arguments
+from lightning_rl.functional.optimizers import FlatAdam, FlatRMSprop
 
-RUNNERS = ("run_cleanrl", "run_lightning_rl", "run_sb3", "run_tianshou")
+RUNNERS = ("run_bare_env", "run_cleanrl", "run_lightning_rl", "run_sb3", "run_tianshou")
 
 
 @pytest.mark.parametrize("runner", RUNNERS)
 def test_a_runner_imports_no_peer(runner: str) -> None:
     assert callable(importlib.import_module(f"benchmarks.speed.{runner}").main)
-    assert not {"stable_baselines3", "sbx", "tianshou"} & set(sys.modules)
+    assert not {"stable_baselines3", "sb3_contrib", "sbx", "tianshou"} & set(sys.modules)
 
 
 def test_sb3_gets_two_separate_networks() -> None:
@@ -33,7 +39,59 @@ def test_sbx_gets_layers_of_nearly_the_described_size() -> None:
     assert dqn_arguments(settings, "sbx")["policy_kwargs"] == {"net_arch": [100, 100]}
 
 
-@pytest.mark.parametrize("case", [case for case in CASES.values() if not case.library_defaults])
+def test_sb3_gets_what_td3_needs_and_sac_has_not() -> None:
+    sac, td3 = (arguments_of(CASES[f"{name}_pendulum"], "sb3") for name in ("sac", "td3"))
+    assert sac["policy_kwargs"] == td3["policy_kwargs"] == {"net_arch": [256, 256]}
+    assert (sac["batch_size"], sac["train_freq"], sac["gradient_steps"]) == (256, 1, 1)
+    assert td3["policy_delay"] == 2
+    assert set(td3) - set(sac) == {"policy_delay", "target_policy_noise", "target_noise_clip"}
+
+
+def test_sb3_finds_quantile_regression_in_its_contrib_package() -> None:
+    case = CASES["qrdqn_cartpole"]
+    assert package(case, "sb3") == "sb3_contrib"
+    kwargs = arguments_of(case, "sb3")["policy_kwargs"]
+    assert kwargs == {"net_arch": [120, 84], "n_quantiles": 25}
+
+
+def test_what_a_library_has_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="no qlearning in sb3"):
+        arguments_of(CASES["tabular_taxi"], "sb3")
+
+
+def test_bare_environments_are_stepped_and_nothing_is_learned() -> None:
+    case = replace(CASES["tabular_taxi"], total_env_steps=800, warmup_env_steps=80)
+    outcome, clock = bare_env.train(case, argparse.Namespace(seed=1))
+    assert (outcome.gradient_steps, outcome.parameters) == (0, 0)
+    assert clock.timings()["timed_steps"] == 720
+    assert max(outcome.returns, default=-200) < 0
+
+
+@pytest.mark.parametrize(
+    ("name", "env_steps", "steps", "parameters"),
+    [
+        ("a2c_cartpole", 400, 10, 9_155),
+        ("sac_pendulum", 510, 33, 201_989),  # an update after the first 500 and one at each step
+        ("td3_pendulum", 510, 16, 201_731),
+        ("tabular_taxi", 1_000, 1_000, 3_000),
+    ],
+)
+def test_our_own_optimizer_steps_are_counted(
+    name: str, env_steps: int, steps: int, parameters: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.chdir", lambda folder: None)
+    for optimizer in (FlatAdam, FlatRMSprop):
+        monkeypatch.setattr(optimizer, "step", optimizer.step)  # put back what is watched
+    case = replace(CASES[name], total_env_steps=env_steps, warmup_env_steps=0)
+    options = argparse.Namespace(compile="false", trainer="plain", precision="32-true", seed=1)
+    outcome, _ = ours.train(case, options)
+    assert (outcome.gradient_steps, outcome.parameters) == (steps, parameters)
+
+
+CLEANRL = [CASES[name] for name in LIBRARIES["cleanrl"].cases]
+
+
+@pytest.mark.parametrize("case", CLEANRL, ids=lambda case: case.name)
 def test_cleanrl_has_a_file_and_options_for_every_equal_case(case) -> None:
     assert (case.algorithm, case.env_id) in FILES
     words = command_line(case, seed=3)

@@ -56,6 +56,16 @@ def test_unequal_work_is_shown_beside_the_described() -> None:
     assert cells(text, "sbx")[6:8] == ["2,900", "10,802 (described: 10,934)"]
 
 
+def test_our_own_cases_are_compared_to_float32() -> None:
+    text = document(
+        run("lightning_rl", "sac_wide", steps_per_s=10.0),
+        run("lightning_rl-bf16", "sac_wide", steps_per_s=25.0),
+    )
+    assert cells(text, "lightning_rl-bf16")[4] == "2.50"
+    assert "| × lightning_rl |" in text
+    assert "fastest peer" not in text
+
+
 def test_process_times_are_compared_to_sb3() -> None:
     text = document(
         run("sb3", "process_start", wall_s=20.0),

@@ -124,9 +124,12 @@ class TrainingCurves(Callback):
         self._draw_lengths(axes[0, 1])
         self._draw_losses(axes[1, 0])
         self._draw_schedule(axes[1, 1])
+        # One x-axis for all panels, also where a curve begins late.
+        last = max((series.points()[0].max(initial=0.0) for series in self._series().values()))
         for axis in axes.flat:
             axis.grid(alpha=0.25)
-            axis.margins(x=0.01)
+            if last > 0:
+                axis.set_xlim(-0.01 * last, 1.01 * last)
             axis.spines["top"].set_visible(False)
             axis.set_xlabel("env steps")
             axis.xaxis.set_major_formatter(_short_number)

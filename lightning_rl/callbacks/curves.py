@@ -125,7 +125,7 @@ class TrainingCurves(Callback):
         self._draw_losses(axes[1, 0])
         self._draw_schedule(axes[1, 1])
         # One x-axis for all panels, also where a curve begins late.
-        last = max((series.points()[0].max(initial=0.0) for series in self._series().values()))
+        last = max(series.points()[0].max(initial=0.0) for series in self._series().values())
         for axis in axes.flat:
             axis.grid(alpha=0.25)
             if last > 0:

@@ -111,6 +111,25 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not missing
 
 
+def test_the_gallery_shows_small_pictures_under_commands_that_exist() -> None:
+    """Links and commands are checked as on every page."""
+    sections = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8").split("\n## ")[1:]
+    shown = []
+    for section in sections:
+        (command,) = [body for kind, body in BLOCK.findall(section) if kind == "bash"]
+        pictures = re.findall(r"!\[.+\]\((images/.+\.png)\)", section)
+        assert pictures, section
+        if command.startswith("python -m "):
+            module = command.split()[2].replace(".", "/")
+            assert (ROOT / f"{module}.py").is_file()
+        shown += pictures
+    folder = ROOT / "docs"
+    assert all((folder / picture).stat().st_size < 150_000 for picture in shown)
+    assert {path.name for path in (folder / "images").glob("*.png")} - {
+        Path(picture).name for picture in shown
+    } <= {"ppo_cartpole.png"}
+
+
 def test_a_wrong_command_would_be_noticed() -> None:
     with pytest.raises(ConfigError):
         fit_documents(read_request("fit", ["--model.learning_rat", "1"]))

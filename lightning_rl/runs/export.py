@@ -108,6 +108,8 @@ def export_policy(
     if format == "onnx":
         _check_packages()
     path = Path(path)
+    if format == "torch" and path.suffix != SUFFIXES["torch"]:
+        raise ConfigError(f"expected a path ending in .pt2, as torch demands, received {path}")
     module, inputs, names = exportable(agent)
     outputs = ("action",) if module.state_shape is None else ("action", "next_state")
     temporary = path.parent / f"{TEMPORARY_PREFIX}{os.getpid()}-{path.name}"

@@ -158,6 +158,8 @@ def test_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     agent = DQN("CartPole-v1", seed=1)
     with pytest.raises(ConfigError, match="expected format among onnx, torch, received 'onx'"):
         export_policy(agent, tmp_path / "p", "onx")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"expected a path ending in \.pt2"):
+        export_policy(agent, tmp_path / "policy.bin", "torch")
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(ConfigError, match="cannot write"):

@@ -130,6 +130,7 @@ def interquartile_means_figure(scores: Scores) -> Figure:
         _draw_means(axis, style, tables_of_one)
         axis.set_title(environment)
         axis.set_xlabel("undiscounted return")
+        axis.locator_params(axis="x", nbins=4)  # numbers such as −13.25 would run together
     if tables:
         _draw_means(axes[len(scores)], style, tables)
         axes[len(scores)].set_title("all environments")

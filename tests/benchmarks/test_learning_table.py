@@ -84,7 +84,7 @@ def test_pictures_of_the_stored_results(tmp_path: Path, monkeypatch: pytest.Monk
     def remember(figure: Figure, path: Path) -> None:
         drawn[path.name] = figure
 
-    monkeypatch.setattr("benchmarks.learning.pictures.save", remember)
+    monkeypatch.setattr("benchmarks.learning.pictures.save_small", remember)
     paths = draw(gates, tmp_path, tmp_path / "images")
     assert [path.name for path in paths] == ["learning_curves.png", "learning_scores.png"]
     (axis,) = drawn["learning_curves.png"].axes

@@ -90,6 +90,7 @@ def parallel(study: optuna.Study) -> Figure:
     labels = [name.removeprefix("model.").replace("_", " ") for name in names]
     axis.set_xticks(range(len(names)), labels)
     axis.set_xlim(-0.15, len(names) - 0.55)
+    axis.set_ylim(-0.06, 1.06)  # texts outside of it would be given room, all there is
     axis.set_yticks([])
     axis.grid(visible=False)
     axis.spines["left"].set_visible(False)

@@ -28,12 +28,12 @@ from lightning_rl.experience.collector import Collector
 from lightning_rl.experience.hyperparameters import check_common_ranges
 from lightning_rl.experience.on_policy import Minibatches, OnPolicySource
 from lightning_rl.experience.running_statistics import absorb_observations
+from lightning_rl.experience.trust_region import set_learning_rate
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.optimizers import FlatAdam, FlatRMSprop
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.policy_gradient import policy_gradient_loss
-from lightning_rl.functional.schedules import linear
 from lightning_rl.networks.distributions import ActionHead
 from lightning_rl.networks.specification import NetworkSpec, network_factory
 from lightning_rl.types import Statistics, TensorObservation
@@ -153,16 +153,14 @@ class A2C(ActorCriticHooks, Algorithm):
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Take one gradient step on one rollout."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        if self.learning_rate_schedule == "linear":
-            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
+        learning_rate = set_learning_rate(self)
         for rollout in minibatches:
             gradient, statistics = self.gradient(rollout, self.coefficients.to(self.device))
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             self.statistics.add((*STATISTICS, "train/grad_norm"), statistics)
         observation = minibatches.experience["observation"]
         absorb_observations(self, self.network.observation_normalizer, observation)
-        means = {"train/learning_rate": float(group["lr"])}
+        means = {"train/learning_rate": learning_rate}
         if self.network.log_std is not None:
             means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
         return self.finish_update(means)

@@ -33,11 +33,11 @@ from lightning_rl.experience.running_statistics import (
     absorb_rewards,
     make_reward_normalizer,
 )
+from lightning_rl.experience.trust_region import set_learning_rate
 from lightning_rl.functional.compilation import CompileChoice, resolve_compile
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import lambda_return
-from lightning_rl.functional.schedules import linear
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.layer_norm import LayerNormMLP
@@ -196,16 +196,14 @@ class PQN(Algorithm):
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the network on one rollout: epochs of minibatches towards its returns."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        if self.learning_rate_schedule == "linear":
-            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
+        learning_rate = set_learning_rate(self)
         for minibatch in minibatches:
             gradient, statistics = self.gradient(minibatch)
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             minibatches.record(statistics)
         means = dict(zip(TAGS, minibatches.means(), strict=True))
         means["train/epsilon"] = self.exploration.epsilon(self.progress)
-        means["train/learning_rate"] = float(group["lr"])
+        means["train/learning_rate"] = learning_rate
         observation = minibatches.experience["observation"]
         absorb_observations(self, self.network.observation_normalizer, observation)
         return self.finish_update(means)

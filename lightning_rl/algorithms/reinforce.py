@@ -37,11 +37,11 @@ from lightning_rl.experience.running_statistics import (
     standardize,
 )
 from lightning_rl.experience.setup import require_one_process
+from lightning_rl.experience.trust_region import set_learning_rate
 from lightning_rl.functional.gradients import GradientFunction, gradient_function
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.policy_gradient import policy_gradient_loss
-from lightning_rl.functional.schedules import linear
 from lightning_rl.functional.statistics import explained_variance
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.distributions import ActionHead
@@ -193,16 +193,14 @@ class REINFORCE(ActorCriticHooks, Algorithm):
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Take one gradient step on the episodes that have ended; none where none has."""
-        group = self.trainer.optimizers[0].param_groups[0]
-        if self.learning_rate_schedule == "linear":
-            group["lr"] = linear(self.learning_rate, 0.0, self.update_progress)
+        learning_rate = set_learning_rate(self)
         for episodes in minibatches:
             gradient, statistics = self.gradient(episodes, self.coefficients.to(self.device))
             self.apply_gradient(self.flat, gradient, self.max_grad_norm)
             self.statistics.add((*STATISTICS, "train/grad_norm"), statistics)
             observation = episodes["observation"]
             absorb_observations(self, self.network.observation_normalizer, observation)
-        means = {"train/learning_rate": float(group["lr"])}
+        means = {"train/learning_rate": learning_rate}
         if self.network.log_std is not None:
             means["train/action_std"] = float(self.network.log_std.detach().exp().mean())
         return self.finish_update(means)

@@ -34,7 +34,21 @@ class PPOSettings:
 
 
 @dataclass(frozen=True)
-class DQNSettings:
+class _ReplaySettings:
+    """When an off-policy algorithm learns."""
+
+    learning_starts: int
+    train_frequency: int
+    gradient_steps: int
+
+    def minibatches(self, env_steps: int, num_envs: int) -> int:
+        """Return the minibatches of a run of `env_steps`; libraries differ by one or two."""
+        learning_env_steps = env_steps - self.learning_starts
+        return learning_env_steps // (self.train_frequency * num_envs) * self.gradient_steps
+
+
+@dataclass(frozen=True)
+class DQNSettings(_ReplaySettings):
     """Hyperparameters of DQN under lightning_rl's names: hard target updates and squared error."""
 
     capacity: int = 10_000
@@ -52,9 +66,8 @@ class DQNSettings:
     hidden_sizes: tuple[int, ...] = (120, 84)
 
     def updates(self, env_steps: int, num_envs: int) -> int:
-        """Return the optimizer steps of a run of `env_steps`; libraries differ by one or two."""
-        learning_env_steps = env_steps - self.learning_starts
-        return learning_env_steps // (self.train_frequency * num_envs) * self.gradient_steps
+        """Return the optimizer steps, one for each minibatch."""
+        return self.minibatches(env_steps, num_envs)
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class A2CSettings:
 
 
 @dataclass(frozen=True)
-class SACSettings:
+class SACSettings(_ReplaySettings):
     """Hyperparameters of SAC under lightning_rl's names: two critics, a learned temperature."""
 
     capacity: int = 100_000
@@ -96,11 +109,6 @@ class SACSettings:
     learning_rate: float = 3e-4
     hidden_sizes: tuple[int, ...] = (256, 256)
     env_steps_per_iteration: int = 500
-
-    def minibatches(self, env_steps: int, num_envs: int) -> int:
-        """Return the minibatches of a run of `env_steps`; libraries differ by one or two."""
-        learning_env_steps = env_steps - self.learning_starts
-        return learning_env_steps // (self.train_frequency * num_envs) * self.gradient_steps
 
     def updates(self, env_steps: int, num_envs: int) -> int:
         """Return the optimizer steps: critics, actor and temperature at every minibatch."""

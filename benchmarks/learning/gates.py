@@ -215,8 +215,8 @@ GATES = (
         Reference(242.1, 31.8, "LunarLander-v2", 1_000_000, 369),
     ),
     Gate(
-        "td3/lunar_lander", "LunarLanderContinuous-v3", 200, 300_000,
-        Reference(207.451, 67.562, "LunarLanderContinuous-v2", 300_000, 337),
+        "sac/lunar_lander", "LunarLanderContinuous-v3", 200, 300_000,
+        Reference(260.4, 65.5, "LunarLanderContinuous-v2", 500_000),
     ),
     Gate(
         "td3/hopper", "Hopper-v4", 2_000, 500_000,

@@ -144,9 +144,11 @@ class ReplayBuffer:
         kept = None if rollout.valid is None else np.flatnonzero(rollout.valid)
         count = cells if kept is None else len(kept)
         first = max(0, count - self.capacity)
-        rows: Any = np.arange(self.inserted + first, self.inserted + count) % self.capacity
-        if count and rows[0] <= rows[-1]:
-            rows = slice(int(rows[0]), int(rows[-1]) + 1)  # contiguous: a plain copy
+        start = (self.inserted + first) % self.capacity
+        stop = start + count - first
+        rows: Any = slice(start, stop)  # a plain copy, unless it wraps around
+        if stop > self.capacity:
+            rows = np.arange(start, stop) % self.capacity
         sources = self._sources(rollout)
         for source, column in self._pairs(sources):
             source = source.reshape(cells, *column.shape[1:])

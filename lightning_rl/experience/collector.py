@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -216,20 +217,17 @@ class Collector:
                 self._log_sums[key] = self._log_sums.get(key, 0.0) + float(value)
                 self._log_counts[key] = self._log_counts.get(key, 0) + 1
 
-    @np.errstate(invalid="ignore")  # of infinities of both signs in one sum
     def check_finite(self, rollout: Rollout) -> None:
         """Stop before anything that is not finite reaches a buffer, a normaliser or an update.
 
         Raises:
             TrainingFailed: Names the environment, its row and the env step.
         """
-        # A sum is finite exactly when no addend is NaN or infinite (float64 does not overflow on
-        # float32 values), and costs a fraction of `isfinite(x).all()`.
-        if not np.isfinite(rollout.reward.sum(dtype=np.float64)):
+        if not _is_finite(rollout.reward):
             step, row = np.argwhere(~np.isfinite(rollout.reward))[0]
             raise self._not_finite("a reward", step, row, rollout)
         for key, leaf in tree_items(rollout.observation):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
+            if not _is_finite(leaf):
                 step, row, *_ = np.argwhere(~np.isfinite(leaf))[0]
                 raise self._not_finite(
                     f"an observation{f'[{key!r}]' if key else ''}", step, row, rollout
@@ -238,7 +236,7 @@ class Collector:
             rollout.final_index, rollout.final_observation, strict=True
         ):
             for key, leaf in tree_items(observation):
-                if leaf.dtype.kind == "f" and not np.isfinite(leaf.sum(dtype=np.float64)):
+                if not _is_finite(leaf):
                     raise self._not_finite(
                         f"a final observation{f'[{key!r}]' if key else ''}", step, row, rollout
                     )
@@ -352,6 +350,17 @@ class Collector:
                     f"{f' {key!r}' if key else ''} when its open episode was replayed; it is not "
                     "deterministic here"
                 )
+
+
+def _is_finite(values: Array) -> bool:
+    """Return whether all numbers are finite; integers are.
+
+    The sum of their squares, a fraction of the time of `isfinite(x).all()`, is finite only if they
+    are. If it is not, it may have overflowed.
+    """
+    if values.dtype.kind != "f" or math.isfinite(np.vdot(values, values)):
+        return True
+    return bool(np.isfinite(values).all())
 
 
 def _stack(actions: list[Array]) -> Any:

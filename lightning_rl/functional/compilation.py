@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch._dynamo
@@ -17,7 +18,6 @@ from torch.fx.experimental.proxy_tensor import make_fx
 logger = logging.getLogger(__name__)
 
 CompileChoice = Literal["auto"] | bool
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 AUTO_GRADIENT_STEPS = 40_000
 """From this many gradient steps on, compiling (10 to 20 s once) pays for itself on a CPU."""
@@ -43,7 +43,12 @@ def resolve_compile(choice: CompileChoice, gradient_steps: int | None) -> bool:
     return bool(wanted)
 
 
-def compile_function(function: Function, enabled: bool, traced: bool = True) -> Function:
+def compile_function(
+    function: Callable[..., Any],
+    enabled: bool,
+    traced: bool = True,
+    constants: Sequence[Any] = (),
+) -> Callable[..., Any]:
     """Return `function` compiled for fixed shapes, or itself when not `enabled`.
 
     Args:
@@ -52,12 +57,13 @@ def compile_function(function: Function, enabled: bool, traced: bool = True) -> 
         traced: Compile it whole as a `TracedFunction`, which calls the program without guards.
             False for what cannot be traced or what Python state may steer (recurrent cells, modules
             that are not ours): `torch.compile` guards it, at twice the cost of a small update.
+        constants: Its first arguments, which the result is called without: trees of tensors that
+            may change in place but are never replaced, such as parameters.
     """
-    if not enabled:
-        return function
-    if not traced:
-        return _guarded(function)  # type: ignore[return-value]
-    return TracedFunction(function)  # type: ignore[return-value]
+    if enabled and traced:
+        return TracedFunction(function, constants)
+    whole = _guarded(function) if enabled else function
+    return partial(whole, *constants) if constants else whole
 
 
 def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -78,10 +84,16 @@ class TracedFunction:
 
     Args:
         function: From trees (dictionaries, lists and tuples) of tensors to a tuple of tensors.
+        constants: See `compile_function`.
     """
 
-    def __init__(self, function: Callable[..., tuple[Tensor, ...]]) -> None:
+    def __init__(
+        self, function: Callable[..., tuple[Tensor, ...]], constants: Sequence[Any] = ()
+    ) -> None:
         self._function = function
+        self._constants = tuple(constants)
+        self._constant_leaves: list[Tensor] = []
+        _append_leaves(self._constants, self._constant_leaves)
         self._programs: dict[tuple[torch.Size, ...], Callable[..., tuple[Tensor, ...]]] = {}
 
     def __call__(self, *arguments: Any) -> tuple[Tensor, ...]:
@@ -92,16 +104,21 @@ class TracedFunction:
         program = self._programs.get(shapes)
         if program is None:
             program = self._programs[shapes] = self._compile(arguments, leaves)
-        return program(*leaves)
+        return program(*self._constant_leaves, *leaves)
 
     def _compile(self, arguments: Any, leaves: list[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
-        def function_of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
-            return self._function(*_refill(arguments, iter(values)))
+        trees, tensors = (*self._constants, *arguments), [*self._constant_leaves, *leaves]
 
+        def function_of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
+            return self._function(*_refill(trees, iter(values)))
+
+        # Kernels called from C++ and not from Python: a tenth of a DQN gradient.
+        options = {"cpp_wrapper": all(tensor.device.type == "cpu" for tensor in tensors)}
         with torch.no_grad():  # gradients are taken inside
             # On fake tensors a branch on data is an error; on real ones it would be frozen.
             trace = make_fx(function_of_leaves, tracing_mode="fake", _allow_non_fake_inputs=True)
-            return torch._inductor.compile(trace(*leaves), list(leaves))  # type: ignore[return-value]
+            graph, examples = trace(*tensors), [*tensors]
+            return torch._inductor.compile(graph, examples, options)  # type: ignore
 
 
 def _append_leaves(tree: Any, leaves: list[Tensor]) -> None:

@@ -96,14 +96,11 @@ def _compiled(
         gradients, (_, statistics) = differentiate(*arguments)
         return _clip(parameters.flatten_gradients(gradients), statistics, max_norm)
 
-    program = compile_function(whole, True, traced=all(map(is_traceable, (network, *frozen))))
-
-    def gradient(*inputs: Any) -> tuple[Tensor, Tensor]:
-        return program(detached, buffers, frozen_tensors, inputs)
-
+    traced = all(map(is_traceable, (network, *frozen)))
     buffers = dict(network.named_buffers())
     frozen_tensors = [tensors_of(module) for module in frozen]
-    return gradient
+    program = compile_function(whole, True, traced, (detached, buffers, frozen_tensors))
+    return lambda *inputs: program(inputs)
 
 
 def is_traceable(network: nn.Module) -> bool:

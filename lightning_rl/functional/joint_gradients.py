@@ -91,10 +91,10 @@ def _compiled(
 
     # Detached views of the same memory: in-place updates of the parameters are seen.
     tensors = [tensors_of(module) for module in modules]
-    program = compile_function(whole, enabled=True, traced=all(map(is_traceable, modules)))
+    program = compile_function(whole, True, all(map(is_traceable, modules)), [tensors])
 
     def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
-        *gradients, statistics = program(tensors, inputs)
+        *gradients, statistics = program(inputs)
         return tuple(gradients), statistics
 
     return gradient

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ONE = torch.ones(())  # a Python number would be made a tensor at every step
+
 
 class FlatAdam(torch.optim.Adam):
     """Adam (Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980) on one contiguous parameter.
@@ -32,7 +34,6 @@ class FlatAdam(torch.optim.Adam):
     ) -> None:
         super().__init__([parameter], lr=lr, betas=betas, eps=eps, fused=True)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step with the gradient in `parameter.grad`; `closure` is not supported."""
         group = self.param_groups[0]
@@ -44,10 +45,10 @@ class FlatAdam(torch.optim.Adam):
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
+        state["step"] += _ONE
         beta1, beta2 = group["betas"]
         torch._fused_adam_(
-            [parameter],
+            [parameter.detach()],  # the same memory, of which autograd records nothing
             [parameter.grad],
             [state["exp_avg"]],
             [state["exp_avg_sq"]],

@@ -163,6 +163,19 @@ def test_infinities_stop_training_without_other_warnings() -> None:
         collected(EnvConfig(factory=Infinite), 4)
 
 
+class Huge(CountEnv):
+    """Finite numbers whose squares are not."""
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation + np.float32(1e30), 1e30, *rest
+
+
+def test_huge_numbers_are_finite() -> None:
+    _, rollout, _ = collected(EnvConfig(factory=Huge), 4)
+    assert rollout.reward[3, 0] == np.float32(1e30)
+
+
 def test_the_part_of_a_nested_observation_is_named() -> None:
     class Nested(CountEnv):
         def __init__(self) -> None:

@@ -101,6 +101,18 @@ def test_a_traced_function_takes_trees_and_every_shape_gets_a_program():
     assert len(traces) == 2
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # inside the compiler
+@pytest.mark.parametrize(("enabled", "traced"), [(True, True), (True, False), (False, True)])
+def test_constants_are_left_out_of_calls_and_seen_as_they_are_now(enabled: bool, traced: bool):
+    offset = torch.ones(2)
+    function = compile_function(
+        lambda constants, x: (constants["offset"] + x,), enabled, traced, [{"offset": offset}]
+    )
+    assert function(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    offset.fill_(5.0)
+    assert function(torch.ones(2))[0].tolist() == [6.0, 6.0]
+
+
 def test_python_numbers_are_refused_instead_of_frozen():
     function = compile_function(lambda x, factor: (x * factor,), enabled=True)
     with pytest.raises(TypeError, match="must be tensors"):

@@ -93,7 +93,7 @@ def train(kind: str, case_name: str, core: int) -> Row:
         os.chdir(scratch)
         callback = make_callback(clock, returns)
         if kind == "plain":
-            trainer = make_trainer("plain", callback)
+            trainer = make_trainer("plain", callback, "32-true")
         else:
             loggers = all_trackers(Path(scratch)) + [hanging_tracker()] * (kind == "hanging")
             trainer = lightning_rl.Trainer(

@@ -6,14 +6,19 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from typing import Any
 
 log = logging.getLogger(__name__)
 
 MAX_WAITING_CALLS = 10_000
 """Calls kept while a tracker does not take them, about 20 MB of usual rows."""
+ROWS_WAIT_S = 2.0
+"""Longest time that a row waits for others to be delivered with, when nothing is wrong. Waking a
+thread for each row costs training the interpreter's lock, and trackers a transaction."""
 SLOW_CALL_S, SLOW_OPENING_S = 5.0, 30.0
 """Durations of a call, and of the first one, from which a tracker counts as slow."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.5, 30.0
@@ -35,7 +40,15 @@ def left_behind() -> bool:
 @dataclass(eq=False)
 class _Call:
     function: Callable[[], object]
-    is_row: bool  # may be thinned out; all others are kept
+    row: Any = None  # may be thinned out; all others are kept
+
+    @property
+    def is_row(self) -> bool:
+        return self.row is not None
+
+
+def _log_nothing(rows: Sequence[Any]) -> None:
+    """Take rows and do nothing."""
 
 
 class Courier:
@@ -50,10 +63,19 @@ class Courier:
     Args:
         name: Of the tracker, for messages.
         first: Call that must have worked before any other is made, such as opening a connection.
+        log_rows: Logs the rows of `send_row`, in order; all of them or none.
+        rows_at_once: Most rows in one call of `log_rows`.
     """
 
-    def __init__(self, name: str, first: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        first: Callable[[], object],
+        log_rows: Callable[[Sequence[Any]], object] = _log_nothing,
+        rows_at_once: int = 1,
+    ) -> None:
         self.name = name
+        self._log_rows, self._rows_at_once = log_rows, rows_at_once
         self.opened = threading.Event()
         """Set once `first` has worked."""
         self.opening: Any = None
@@ -62,11 +84,12 @@ class Courier:
         """Calls given up so far."""
         self.rows = 0
         """Rows done with so far, those given up included."""
-        self._waiting: list[_Call] = [_Call(lambda: self._open(first), is_row=False)]
+        self._waiting: list[_Call] = [_Call(lambda: self._open(first))]
         self._state = threading.Condition()
         self.troubled = False
         """Whether it ever failed or was slow."""
         self._closing = self._abandoned = False
+        self._hurried = True  # whether what waits is to be delivered at once
         self._call_began: float | None = None
         self._thread = threading.Thread(target=self._deliver, name=f"to {name}", daemon=True)
 
@@ -79,23 +102,42 @@ class Courier:
         """Whether the caller is the courier itself."""
         return threading.current_thread() is self._thread
 
-    def send(self, function: Callable[[], object], is_row: bool = False) -> None:
+    def send(self, function: Callable[[], object], hurry: bool = True) -> None:
         """Have a call made when all before it are done; returns at once.
 
         Args:
             function: The call.
-            is_row: Whether it is one row of metrics among many.
+            hurry: Whether it is made now, or with the next rows.
         """
+        self._put(_Call(function), hurry)
+
+    def send_row(self, row: Any) -> None:
+        """Have a row logged within `ROWS_WAIT_S` when all before it are done; returns at once.
+
+        Args:
+            row: What `log_rows` gets, with other rows that are waiting; not None.
+        """
+        self._put(_Call(partial(self._log_rows, [row]), row), hurry=False)
+
+    def hurry(self) -> None:
+        """Have everything that waits delivered now; returns at once."""
+        with self._state:
+            self._hurried = True
+            self._state.notify_all()
+
+    def _put(self, call: _Call, hurry: bool) -> None:
         with self._state:
             if self._closing:
                 return
-            self._waiting.append(_Call(function, is_row))
+            self._waiting.append(call)
             if len(self._waiting) > MAX_WAITING_CALLS:
                 self._thin_out()
             began, limit = self._call_began, SLOW_CALL_S if self.opened.is_set() else SLOW_OPENING_S
             if began is not None and time.monotonic() - began > limit:
                 self._say_trouble(f"a call takes longer than {limit:g} s")
-            self._state.notify_all()
+            if hurry:
+                self._hurried = True
+                self._state.notify_all()
 
     def close(self, timeout_s: float) -> bool:
         """Deliver what is waiting, then end; return whether everything was delivered.
@@ -125,24 +167,45 @@ class Courier:
 
     def _deliver(self) -> None:
         failures = 0
-        while True:
+        while self._wait_for_calls():
             with self._state:
-                self._state.wait_for(lambda: self._waiting or self._closing)
-                if self._abandoned or not self._waiting:
-                    return
-                call = self._waiting[0]
+                # One by one after a failure: a single row may be what the tracker does not take.
+                calls = self._waiting[:1] if failures else self._next_calls()
                 behind = self._waiting[1:2] if self.opened.is_set() else []
-            if self._succeeds(call):
+            if self._succeeds(self._joined(calls)):
                 failures = 0
-                self._remove(call)
+                self._remove(*calls)
                 continue
             failures += 1
             if failures >= TRIES_BEFORE_NEXT and behind and self._succeeds(behind[0]):
                 failures = 0
                 self.dropped += 1
-                self._remove(call, *behind)
+                self._remove(*calls, *behind)
                 continue
             self._wait(failures)
+
+    def _wait_for_calls(self) -> bool:
+        """Wait until something is to be delivered; return False when there is nothing more."""
+        with self._state:
+            while not self._abandoned:
+                if self._hurried and self._waiting:
+                    return True
+                if self._closing and not self._waiting:
+                    return False
+                self._hurried = False
+                self._state.wait_for(lambda: self._hurried or self._closing, ROWS_WAIT_S)
+                self._hurried = True  # until nothing is left
+        return False
+
+    def _next_calls(self) -> list[_Call]:
+        """Return the first call, or as many rows at the front as may be logged at once."""
+        most = self._waiting[: self._rows_at_once]
+        return list(takewhile(lambda call: call.is_row, most)) or most[:1]
+
+    def _joined(self, calls: Sequence[_Call]) -> _Call:
+        if len(calls) == 1:
+            return calls[0]
+        return _Call(partial(self._log_rows, [call.row for call in calls]))
 
     def _wait(self, failures: int) -> None:
         """Give the tracker time to recover; little of it when the run is over."""

@@ -6,6 +6,7 @@ A logger stays the object that the user made, so that `trainer.logger`, `isinsta
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -40,8 +41,7 @@ class _Isolated(Logger):
         # A tensor may be written to, and the mapping filled, before the courier comes by.
         numbers = {tag: getattr(v, "item", lambda v=v: v)() for tag, v in metrics.items()}
         step = env_steps_of(self._clock, metrics, step)
-        row = self._tracker.row(numbers, step)
-        self._courier.send(partial(inner.log_metrics, row, step), is_row=True)
+        self._courier.send_row((self._tracker.row(numbers, step), step, time.time()))
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Hand over the configuration."""
@@ -51,8 +51,12 @@ class _Isolated(Logger):
         )
 
     def save(self) -> None:
-        """Hand over the wish to save."""
-        self._hand_over(partial(self._tracker.save, super().save))
+        """Hand over the wish to save, which Lightning has after every row."""
+        call = partial(self._tracker.save, super().save)
+        if self._courier.is_current_thread:
+            call()
+        elif self._tracker.saves:
+            self._courier.send(call, hurry=False)
 
     def finalize(self, status: str) -> None:
         """Hand over the end."""
@@ -112,7 +116,7 @@ def isolate(logger: Logger, run: RunDescription, known: Mapping[str, Any]) -> Lo
     logger.__class__ = type(kind.__name__, (_Isolated, kind), {"__module__": kind.__module__})
     isolated: Any = logger
     isolated._tracker, isolated._patience_s, isolated._clock = tracker, 0.0, None
-    isolated._courier = Courier(kind.__name__, tracker.open)
+    isolated._courier = Courier(kind.__name__, tracker.open, tracker.log_rows, tracker.rows_at_once)
     isolated._courier.start()
     return logger
 

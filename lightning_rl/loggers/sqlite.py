@@ -139,13 +139,6 @@ class SQLiteLogger(LocalLogger):
             )
 
     @rank_zero_only
-    def save(self) -> None:
-        """Ask for what is waiting to be written soon."""
-        with self._state:
-            self._asked += 1
-            self._state.notify_all()
-
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is waiting and close the file; logging may go on afterwards."""
         writer = self._writer

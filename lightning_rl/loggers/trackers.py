@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ FINISH_S = 20.0
 """Longest time in seconds that W&B tries to upload when a run has ended."""
 RunEnd: TypeAlias = Literal["finished", "failed", "interrupted"]
 """How an attempt of a run ended."""
+TimedRow: TypeAlias = tuple[Mapping[str, float], int | None, float]
+"""Metrics, their env step, and when they were logged, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,13 @@ class Tracker:
     """Whether `name` and `version` of the logger are known without asking the tracker."""
     loses_rows = True
     """Whether rows that were on their way when a run was killed may not have arrived."""
+    rows_at_once = 1
+    """Most rows that `log_rows` gets; more than one only if it takes all of them or none."""
 
     def __init__(self, logger: Any) -> None:
         self.logger = logger
+        self.saves = type(logger).save is not Logger.save
+        """Whether `save` does anything."""
 
     def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Set what the logger is opened with, as far as its user left that open.
@@ -86,6 +93,11 @@ class Tracker:
     def row(self, metrics: Mapping[str, float], step: int | None) -> Mapping[str, float]:
         """Return what is logged for a row at env step `step`."""
         return metrics
+
+    def log_rows(self, rows: Sequence[TimedRow]) -> None:
+        """Log rows."""
+        for metrics, step, _ in rows:
+            self.logger.log_metrics(metrics, step)
 
     def config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return what of the configuration is to be logged."""
@@ -238,10 +250,24 @@ def _has_account(wandb: Any, mode: str | None) -> bool:
     return bool(wandb.login(prompt=False, verify=False))
 
 
+MLFLOW_ROWS, MLFLOW_METRICS = 50, 1_000
+"""Rows for one call, and the most metrics that MLflow takes in one."""
+
+
+def _mlflow_name(tag: str) -> str:
+    """Return a tag without characters that MLflow refuses, as Lightning's logger does."""
+    return re.sub("[^a-zA-Z0-9_/. -]+", "", tag)
+
+
 class MLflowTracker(Tracker):
     """An MLflow server or local store: one run id for all attempts."""
 
     names_are_local = False
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logger)
+        if type(logger).log_metrics is MLFlowLogger.log_metrics:  # and no user's own way
+            self.rows_at_once = MLFLOW_ROWS
 
     def prepare(self, run: RunDescription, known: Mapping[str, Any]) -> None:
         """Choose run id, names, description and labels."""
@@ -297,6 +323,24 @@ class MLflowTracker(Tracker):
         address = str(self.logger._tracking_uri)
         scheme, separator, rest = address.partition("://")
         return f"{scheme}{separator}{rest.rpartition('@')[2]}"  # without a password
+
+    def log_rows(self, rows: Sequence[TimedRow]) -> None:
+        """Log rows in as few transactions as MLflow allows: each costs as much as 20 metrics."""
+        if self.rows_at_once == 1:
+            super().log_rows(rows)
+            return
+        entities = importlib.import_module("mlflow.entities")
+        prefix = f"{self.logger._prefix}{self.logger.LOGGER_JOIN_CHAR}" * bool(self.logger._prefix)
+        batch = [
+            entities.Metric(_mlflow_name(prefix + tag), value, int(logged * 1000), step or 0)
+            for metrics, step, logged in rows
+            for tag, value in metrics.items()
+        ]
+        client, run_id = self.logger.experiment, self.logger.run_id
+        # Of a batch that fails in its middle, MLflow passes over what it already has.
+        for start in range(0, len(batch), MLFLOW_METRICS):
+            part = batch[start : start + MLFLOW_METRICS]
+            client.log_batch(run_id, metrics=part, **self.logger._log_batch_kwargs)
 
     def config(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Leave out what an earlier attempt has logged: MLflow refuses a second value."""

@@ -158,7 +158,12 @@ class RunRecord(Callback):
         self._finish("stopped")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `metrics.json` needs; wall clock and attempts stand in `run.json`."""
+        """Return what `metrics.json` needs; wall clock and attempts stand in `run.json`.
+
+        Trackers get what waits for them: a run that resumes from here goes on behind it.
+        """
+        if self._tracking is not None:
+            self._tracking.hurry()
         final = {
             tag: value for tag, value in self.final.items() if not tag.startswith(VOLATILE_TAGS)
         }

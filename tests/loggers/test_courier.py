@@ -13,12 +13,14 @@ from lightning_rl.loggers.courier import Courier, NoExperiment
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_WAIT_S", 0.01)
     monkeypatch.setattr(module, "FIRST_RETRY_S", 0.01)
     monkeypatch.setattr(module, "LAST_RETRY_S", 0.02)
 
 
-def started(first=lambda: None):
-    courier = Courier("Tracker", first)
+def started(first=lambda: None, service=None, rows_at_once=1):
+    take = service.take_rows if service is not None else (lambda rows: None)
+    courier = Courier("Tracker", first, take, rows_at_once)
     courier.start()
     return courier
 
@@ -27,7 +29,7 @@ class Service:
     """Takes numbers, except while it is down or for those that it never takes."""
 
     def __init__(self, refused=()):
-        self.received = []
+        self.received, self.sizes = [], []
         self.down = False
         self.refused = refused
 
@@ -36,24 +38,69 @@ class Service:
             raise ConnectionError(f"no route to http://me:secret@host for {number}")
         self.received.append(number)
 
+    def take_rows(self, rows):
+        if any(self.down or row in self.refused for row in rows):
+            self.take(next(row for row in rows if self.down or row in self.refused))
+        self.sizes.append(len(rows))
+        self.received += rows
+
 
 def test_calls_are_made_in_order_on_another_thread():
     service, threads = Service(), set()
-    courier = started(lambda: threads.add(threading.current_thread()))
+    courier = started(lambda: threads.add(threading.current_thread()), service)
     for number in range(100):
-        courier.send(lambda n=number: service.take(n), is_row=True)
+        courier.send_row(number)
     assert courier.close(10.0)
     assert service.received == list(range(100))
     assert threads != {threading.current_thread()}
     assert not courier.is_current_thread
 
 
+def test_rows_wait_for_each_other_and_calls_between_them_keep_their_place(monkeypatch):
+    monkeypatch.setattr(module, "ROWS_WAIT_S", 60.0)
+    service = Service()
+    courier = started(service=service, rows_at_once=4)
+    assert courier.opened.wait(10.0)
+    for number in range(6):
+        courier.send_row(number)
+    courier.send(lambda: service.take("kept back"), hurry=False)
+    for number in range(6, 9):
+        courier.send_row(number)
+    assert service.received == []
+    courier.hurry()
+    _until(lambda: len(service.received) == 10)
+    assert service.received == [*range(6), "kept back", 6, 7, 8]
+    assert service.sizes == [4, 2, 3]
+    courier.send_row(9)
+    courier.send(lambda: service.take("now"))
+    _until(lambda: service.received[-1] == "now")
+    courier.send_row(10)
+    assert courier.close(10.0)
+    assert service.received[-3:] == [9, "now", 10]
+
+
+def test_a_row_is_delivered_in_a_while_without_being_asked_for():
+    service = Service()
+    courier = started(service=service)
+    courier.send_row(1)
+    _until(lambda: service.received == [1])
+    assert courier.rows == 1
+    assert courier.close(10.0)
+
+
+def _until(reached):
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_an_outage_delays_and_loses_nothing_and_is_said_once(caplog):
     service = Service()
-    courier = started()
+    courier = started(service=service)
     service.down = True
     for number in range(50):
-        courier.send(lambda n=number: service.take(n), is_row=True)
+        courier.send_row(number)
         time.sleep(0.002)
     assert service.received == []
     service.down = False
@@ -80,11 +127,12 @@ def test_nothing_is_sent_before_the_first_call_has_worked():
     assert service.received == [1]
 
 
-def test_a_call_that_is_itself_at_fault_is_given_up(caplog):
+@pytest.mark.parametrize("rows_at_once", [1, 4])
+def test_a_call_that_is_itself_at_fault_is_given_up(caplog, rows_at_once):
     service = Service(refused=[3])
-    courier = started()
+    courier = started(service=service, rows_at_once=rows_at_once)
     for number in range(6):
-        courier.send(lambda n=number: service.take(n), is_row=True)
+        courier.send_row(number)
     assert not courier.close(10.0)
     assert service.received == [0, 1, 2, 4, 5]
     assert "1 calls to Tracker were not delivered" in caplog.text
@@ -113,7 +161,7 @@ def test_a_call_that_hangs_holds_up_nobody_and_is_said_once(monkeypatch, caplog)
     courier.send(released.wait)
     began = time.perf_counter()
     for _ in range(20):
-        courier.send(lambda: None, is_row=True)
+        courier.send_row(1)
         time.sleep(0.01)
     assert not courier.close(0.2)
     assert time.perf_counter() - began < 5.0
@@ -140,10 +188,10 @@ def test_a_service_that_never_answers_is_given_up_in_time():
 def test_the_queue_is_bounded_by_thinning_rows_out(monkeypatch):
     monkeypatch.setattr(module, "MAX_WAITING_CALLS", 16)
     service, released = Service(), threading.Event()
-    courier = started(released.wait)
+    courier = started(released.wait, service)
     courier.send(lambda: service.take("config"))
     for number in range(200):
-        courier.send(lambda n=number: service.take(n), is_row=True)
+        courier.send_row(number)
         assert len(courier._waiting) <= 17
     courier.send(lambda: service.take("end"))
     released.set()

@@ -23,10 +23,11 @@ from lightning_rl.errors import ConfigError, did_you_mean
 from lightning_rl.trust import trust
 
 DEFAULT_CONFIG = "ppo/cartpole"
+BUDGETS = ("total_env_steps", "total_episodes")
 _COMMON = ("config", "trust", "help", "print_config")
 # Keys of a study's file, most of which a run's configuration has too, under other names.
 STUDY_KEYS = (
-    *("run.root", "name", "seeds", "total_env_steps", "total_episodes", "output_dir", "log_level"),
+    *("run.root", "name", "seeds", *BUDGETS, "output_dir", "log_level"),
     *("workers", "reference"),
 )
 OWN_OPTIONS = {
@@ -101,7 +102,22 @@ class Request:
                 algorithm = resolve_algorithm(text)
         for key, text in self.raw:
             self.options.append(self._checked(key, text, algorithm))
+        self._replace_budgets()
         self._check_environment()
+
+    def _replace_budgets(self) -> None:
+        """Let a budget of one kind take the place of one of the other kind in weaker layers."""
+        layers = [(d.data.get("model") or {}).get("init_args") or {} for d in self.documents]
+        options = {option.path[-1]: option.value for option in self.options}
+        below: dict[str, Any] = {}
+        for layer in (*layers, options):
+            given = {key: layer[key] for key in BUDGETS if layer.get(key) is not None}
+            replaced = next((key for key in BUDGETS if key not in given and below.get(key)), None)
+            if given and replaced:
+                layer[replaced] = None
+                if layer is options:
+                    self.options.append(Option(f"model.{replaced}", "null", None))
+            below.update({key: layer[key] for key in BUDGETS if key in layer})
 
     def _check_environment(self) -> None:
         """Check that the environment exists, once it is known which one it will be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -165,17 +166,19 @@ def _train(cli: RunCLI, checkpoint: str | None) -> int:
     except Interrupted as stop:
         folder = cli.trainer.run_directory
         if folder is not None and cli.trainer.is_global_zero:
-            say(f"stopped by {stop.signal}; continue with: lightning-rl resume {folder.path}")
+            path = shlex.quote(str(folder.path))
+            say(f"stopped by {stop.signal}; continue with: lightning-rl resume {path}")
         raise
     folder = cli.trainer.run_directory
     if folder is None or not cli.trainer.is_global_zero:
         return 0
-    best = folder.checkpoints / "best.ckpt"
-    best = best if best.exists() else folder.checkpoints / "last.ckpt"
     say(f"run directory:   {folder.path}")
     if folder.curves.exists():
         say(f"curves:          {folder.curves}")
-    if best.exists():
-        say(f"best checkpoint: {best}")
-        say(f"test it with:    lightning-rl test --ckpt_path {best}")
+    for name in ("best", "last"):  # no evaluation, no best
+        file = folder.checkpoints / f"{name}.ckpt"
+        if file.exists():
+            say(f"{name} checkpoint: {file}")
+            say(f"test it with:    lightning-rl test --ckpt_path {shlex.quote(str(file))}")
+            break
     return 0

@@ -87,8 +87,8 @@ def main_help() -> str:
         "",
         "  lightning-rl fit --config ppo/cartpole --model.total_env_steps 200000",
         "  lightning-rl fit --model dqn --model.env CartPole-v1 --run.name first",
-        "  lightning-rl resume logs/ppo-cartpole-v1/first --model.total_env_steps 400000",
-        "  lightning-rl test --ckpt_path logs/ppo-cartpole-v1/first/checkpoints/best.ckpt",
+        "  lightning-rl resume logs/dqn-cartpole-v1/first --model.total_env_steps 400000",
+        "  lightning-rl test --ckpt_path logs/dqn-cartpole-v1/first/checkpoints/best.ckpt",
         "",
         "`lightning-rl COMMAND --help` shows a command's options; --version the version.",
     ]

@@ -28,7 +28,7 @@ def listing(topic: str) -> str:
 
 
 def _algorithms() -> list[str]:
-    return [f"{name:<12}{docstring_of(path)}" for name, path in sorted(algorithms().items())]
+    return [f"{name:<16}{docstring_of(path)}" for name, path in sorted(algorithms().items())]
 
 
 def _environments() -> list[str]:

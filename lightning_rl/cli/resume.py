@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.cli.arguments import Request
+from lightning_rl.cli.arguments import BUDGETS, Request
 from lightning_rl.cli.checks import check_document, model_class
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.trackers import add_trackers
@@ -130,11 +130,9 @@ def finished_line(request: Request, saved: SavedRun) -> str | None:
         return None
     budget: Any = None
     for path, value in [o for d in request.documents for o in _leaves(d.data)]:
-        if path[-1] in ("total_env_steps", "total_episodes") and value is not None:
+        if path[-1] in BUDGETS and value is not None:
             budget = value
-    asked = [
-        o.value for o in request.options if o.path[-1] in ("total_env_steps", "total_episodes")
-    ]
+    asked = [o.value for o in request.options if o.path[-1] in BUDGETS]
     enlarged = any(isinstance(value, int) and value > (budget or 0) for value in asked)
     if status != "finished" or enlarged:
         return None

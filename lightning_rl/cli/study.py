@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lightning_rl.cli.arguments import STUDY_KEYS, Request
+from lightning_rl.cli.arguments import BUDGETS, STUDY_KEYS, Request
 from lightning_rl.cli.configs import find_config
 from lightning_rl.cli.report import compare_with, draw, show_table, summarise
 from lightning_rl.cli.shared import say
-from lightning_rl.cli.study_file import BUDGETS, Plan, plan_study
+from lightning_rl.cli.study_file import Plan, plan_study
 from lightning_rl.cli.yaml_check import parse_document, read_document
 from lightning_rl.errors import ConfigError, Interrupted
 from lightning_rl.runs.directory import RunDirectory

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lightning_rl.cli.arguments import BUDGETS
 from lightning_rl.cli.checks import check_document, resolve_algorithm
 from lightning_rl.cli.configs import DEFAULTS, configs_folder
 from lightning_rl.cli.shared import TEST_EPISODES
@@ -18,10 +19,9 @@ from lightning_rl.runs.results import ExecutionConfig
 from lightning_rl.runs.study import Cell, check_folders, folder_name
 
 KEYS = (
-    *("name", "environments", "models", "seeds", "total_env_steps", "total_episodes"),
+    *("name", "environments", "models", "seeds", *BUDGETS),
     *("execution", "output_dir", "log_level", "workers", "trainer", "reference"),
 )
-BUDGETS = ("total_env_steps", "total_episodes")
 OVERRIDES = (*BUDGETS, "init_args", "models", "trainer", "execution")
 EXECUTION = ("num_episodes", "max_steps_per_episode", "render", "deterministic", "checkpoint")
 

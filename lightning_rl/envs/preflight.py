@@ -117,8 +117,8 @@ def _check_observation(env: gymnasium.Env, observation: Any, where: str) -> None
         except ValueError as error:
             raise _mistake(env, where, field, "an array", _kind(leaf)) from error
         if array.shape != space.shape:
-            expected = f"shape {space.shape}"
-            raise _mistake(env, where, field, expected, f"{_kind(leaf)} of shape {array.shape}")
+            shape = "" if isinstance(leaf, np.ndarray) else f" of shape {array.shape}"
+            raise _mistake(env, where, field, f"shape {space.shape}", f"{_kind(leaf)}{shape}")
         dtype = np.dtype(space.dtype)
         if not np.can_cast(array.dtype, dtype, "same_kind"):
             raise _mistake(env, where, field, f"dtype {dtype}", f"{array.dtype}")

@@ -1,4 +1,4 @@
-"""Noise that deterministic actors explore with; its state travels with the checkpoint."""
+"""Noise that deterministic actors explore with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from lightning_rl.errors import check_choice, check_ranges
+from lightning_rl.experience.random_streams import RandomStreams
 from lightning_rl.types import Array
 
 NoiseKind: TypeAlias = Literal["gaussian", "ornstein_uhlenbeck"]
@@ -18,12 +18,13 @@ THETA, TIME_STEP = 0.15, 1e-2
 """Pull towards 0, and the time of one env step: as in SB3, for which settings are published."""
 
 
-class ActionNoise(nn.Module):
+class ActionNoise:
     """Independent Gaussian noise, or an Ornstein-Uhlenbeck process in each environment.
 
     Uhlenbeck and Ornstein, 1930, discretised as by Lillicrap et al., 2016,
     https://arxiv.org/abs/1509.02971: `x += theta (0 - x) dt + scale sqrt(dt) normal`. The process
-    runs on over the ends of episodes.
+    runs on over the ends of episodes. Its last value stands with the run's random streams and not
+    among the weights, which other numbers of environments can load.
 
     Args:
         kind: `gaussian` or `ornstein_uhlenbeck`.
@@ -36,27 +37,26 @@ class ActionNoise(nn.Module):
         ConfigError: For another kind or a negative scale.
     """
 
-    state: Tensor | None
-
     def __init__(self, kind: NoiseKind, scale: float, num_envs: int, action_size: int) -> None:
-        super().__init__()
         check_choice("noise", kind, KINDS)
         check_ranges({"exploration_noise": (scale, 0.0, None)})
         self.scale = scale
         self._shape = (num_envs, action_size)
-        correlated = kind == "ornstein_uhlenbeck"
-        self.register_buffer("state", torch.zeros(self._shape) if correlated else None)
+        self._is_correlated = kind == "ornstein_uhlenbeck"
 
-    def draw(self, generator: np.random.Generator, num_steps: int) -> Array:
+    def draw(self, streams: RandomStreams, num_steps: int) -> Array:
         """Return the noise `(T, N, A)` float32 of the next `num_steps` steps."""
+        generator = streams.numpy("exploration")
         normal = generator.standard_normal((num_steps, *self._shape), dtype=np.float32)
         normal *= self.scale
-        if self.state is None:
+        if not self._is_correlated:
             return normal
         normal *= math.sqrt(TIME_STEP)
-        value = self.state.numpy(force=True)
+        last, value = streams.last_noise, np.zeros(self._shape, np.float32)
+        if last is not None and last.shape == self._shape:  # else there are other environments
+            value = last.numpy()
         for step in normal:  # in place: `step` is a view
             step += value * (1.0 - THETA * TIME_STEP)
             value = step
-        self.state.copy_(torch.from_numpy(value))
+        streams.last_noise = torch.from_numpy(value.copy())
         return normal

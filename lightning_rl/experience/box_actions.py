@@ -136,7 +136,7 @@ def noisy_actions(agent: Agent, num_steps: int) -> Act:
     """
     if agent.env_steps < agent.learning_starts:
         return uniform_actions(agent, num_steps)
-    noise = agent.action_noise.draw(agent.streams.numpy("exploration"), num_steps)
+    noise = agent.action_noise.draw(agent.streams, num_steps)
     policy = agent.policy
 
     def act(observation: TensorObservation, step: int) -> Array:

@@ -24,11 +24,15 @@ class RandomStreams:
     Args:
         seed: The run's seed.
         rank: Process number in a distributed run; each rank draws its own numbers.
+
+    Attributes:
+        last_noise: Last value `(N, A)` of exploration noise that is correlated in time.
     """
 
     def __init__(self, seed: int, rank: int = 0) -> None:
         self._torch: dict[str, torch.Generator] = {}
         self._numpy: dict[str, np.random.Generator] = {}
+        self.last_noise: Tensor | None = None
         for index, name in enumerate(_NAMES):
             stream_seed = episode_seed(seed, "scratch", rank * len(_NAMES) + index)
             self._torch[name] = torch.Generator().manual_seed(stream_seed)
@@ -49,6 +53,7 @@ class RandomStreams:
             "numpy": {
                 name: generator.bit_generator.state for name, generator in self._numpy.items()
             },
+            "last_noise": self.last_noise,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -57,6 +62,7 @@ class RandomStreams:
             generator.set_state(state["torch"][name])
         for name, numpy_generator in self._numpy.items():
             numpy_generator.bit_generator.state = state["numpy"][name]
+        self.last_noise = state.get("last_noise")
 
 
 def global_random_state() -> dict[str, Any]:

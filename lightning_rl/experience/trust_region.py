@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -10,8 +12,15 @@ from lightning_rl.experience.running_statistics import mean_over_ranks
 from lightning_rl.functional.schedules import adaptive_kl_learning_rate, linear
 from lightning_rl.functional.surrogate import SURROGATE_STATISTICS
 
+logger = logging.getLogger(__name__)
+
 SCHEDULES = ("constant", "linear", "adaptive_kl")
 DEFAULT_TARGET_KL = 0.01
+_SCHEDULE_IS_OVER = (
+    "nothing is learned from env step %d on: the linear schedule of the learning rate has reached "
+    "0, and a resumed run keeps its schedule; to stretch it, add --model.schedule_env_steps N "
+    "--allow-change model.schedule_env_steps"
+)
 
 
 def set_learning_rate(agent: Agent) -> float:
@@ -22,7 +31,9 @@ def set_learning_rate(agent: Agent) -> float:
     """
     group = agent.trainer.optimizers[0].param_groups[0]
     if agent.learning_rate_schedule == "linear":
-        group["lr"] = linear(agent.learning_rate, 0.0, agent.update_progress)
+        before, group["lr"] = group["lr"], linear(agent.learning_rate, 0.0, agent.update_progress)
+        if before > 0.0 == group["lr"]:
+            logger.warning(_SCHEDULE_IS_OVER, agent.env_steps)
     return float(group["lr"])
 
 

@@ -118,6 +118,8 @@ class RunRecord(Callback):
             agent.seed,
             self.directory.path,
         )
+        if agent.compiled:
+            log.info("The first update is compiled, which takes 10 to 20 s on an idle machine")
 
     def on_metrics(
         self, trainer: Trainer, agent: Agent, metrics: Statistics, env_steps: int

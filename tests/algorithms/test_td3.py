@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_rl.algorithms.ddpg import DDPG, ddpg_losses
 from lightning_rl.algorithms.td3 import TD3, td3_losses
+from lightning_rl.envs.config import EnvConfig
 from lightning_rl.errors import ConfigError
 
 Fit = Callable[..., Any]
@@ -133,8 +134,7 @@ def test_exploration_is_the_actor_s_action_plus_noise(fit: Fit, cls: Any, noise:
         assert abs(correlation) < 0.15
     else:
         assert correlation > 0.9
-        assert torch.allclose(agent.action_noise.state, torch.from_numpy(added[-1:]), atol=1e-5)
-        assert "action_noise.state" in agent.state_dict()
+        assert torch.allclose(agent.streams.last_noise, torch.from_numpy(added[-1:]), atol=1e-5)
 
 
 @EVERY
@@ -147,6 +147,18 @@ def test_a_run_with_correlated_noise_resumes_exactly(fit: Fit, cls: Any, tmp_pat
     fit(straight)
     for key, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+@EVERY
+def test_correlated_noise_does_not_tie_weights_to_a_number_of_environments(
+    fit: Fit, cls: Any, tmp_path: Any
+):
+    arguments = {**SMALL, "noise": "ornstein_uhlenbeck"}
+    fit(cls("Pendulum-v1", 64, **arguments)).save_checkpoint(tmp_path / "a.ckpt")
+    env = EnvConfig("Pendulum-v1", num_envs=2)
+    agent = cls.load_from_checkpoint(tmp_path / "a.ckpt", env=env, total_env_steps=128)
+    fit(agent)
+    assert agent.streams.last_noise.shape == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,24 @@ def test_fit_leaves_a_run_and_says_where(finished: Path, run: Run) -> None:
     assert Path(best).exists()
 
 
+def test_a_budget_takes_the_place_of_one_of_the_other_kind(run: Run) -> None:
+    episodes = ["--model.total_episodes=3", "--run.name=x", *SMALL, *QUIET]
+    outcome = run("fit", *episodes)
+    assert outcome.code == 0
+    assert "last checkpoint: logs/ppo-cartpole-v1/x/checkpoints/last.ckpt" in outcome.out
+    assert "best checkpoint" not in outcome.out  # there was no evaluation
+    Path("a.yaml").write_text("model: {init_args: {total_episodes: 3}}")
+    arguments = yaml.safe_load(run("fit", "--config=a.yaml", "--print_config").out)["model"]
+    assert arguments["init_args"]["total_env_steps"] is None
+    back = run("fit", "--config=a.yaml", "--model.total_env_steps=9", "--print_config").out
+    assert yaml.safe_load(back)["model"]["init_args"]["total_episodes"] is None
+
+
+def test_the_commands_that_are_named_can_be_copied(run: Run) -> None:
+    outcome = run("fit", "--run.name=a b", "--model.total_env_steps=9", *SMALL, *QUIET)
+    assert "test --ckpt_path 'logs/ppo-cartpole-v1/a b/checkpoints/best.ckpt'" in outcome.out
+
+
 def test_the_saved_configuration_is_complete(one: Path) -> None:
     saved = yaml.safe_load((one / "config.yaml").read_text())
     assert list(saved) == ["run", "seed_everything", "model", "trainer"]
@@ -146,6 +164,17 @@ def test_resume_with_a_larger_budget_goes_on_in_place(one: Path, run: Run) -> No
     assert saved["model"]["init_args"]["total_env_steps"] == 2000
     assert saved["run"]["name"] == "one"
     assert saved["run"]["root"] == "logs"
+
+
+def test_a_learning_rate_that_has_reached_0_is_said(one: Path, run: Run) -> None:
+    more = ["--model.total_env_steps=2048", *QUIET]
+    said = "nothing is learned from env step 1280 on: the linear schedule of the learning rate"
+    assert run("resume", str(one), *more).code == 0
+    assert (one / "training.log").read_text().count(said) == 1
+    stretched = ["--model.schedule_env_steps=4096", "--allow-change=model.schedule_env_steps"]
+    more = ["--model.total_env_steps=4096", *QUIET]
+    assert run("resume", str(one), *more, *stretched).code == 0
+    assert (one / "training.log").read_text().count("nothing is learned") == 1
 
 
 def test_a_moved_run_is_resumed_where_it_is(one: Path, run: Run) -> None:

@@ -55,6 +55,7 @@ def test_version(run: Run) -> None:
     ("topic", "entry"),
     [
         ("algorithms", "PPO"),
+        ("algorithms", "ExpectedSARSA"),
         ("configs", "ppo/cartpole"),
         ("environments", "CartPole-v1"),
         ("tags", "eval/mean_reward"),

@@ -54,7 +54,7 @@ class ScriptedEnv(gym.Env):
 
 
 STEP_MISTAKES = [
-    ({"observation": np.zeros(3, np.float32)}, r"observation to be shape \(2,\).*\(3,\)"),
+    ({"observation": np.zeros(3, np.float32)}, r"shape \(2,\), received an array of shape \(3,\)$"),
     ({"observation": np.zeros((1, 2), np.float32)}, r"observation to be shape \(2,\)"),
     ({"observation": np.array([np.nan, 0], np.float32)}, "observation to be finite numbers.*nan"),
     ({"observation": np.array([np.inf, 0], np.float32)}, "observation to be finite numbers.*inf"),

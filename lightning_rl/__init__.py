@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from lightning_rl.startup import heavy_imports
+
 __version__ = "0.1.0"
 
 _EXPORTS = {
@@ -61,9 +63,10 @@ def __getattr__(name: str) -> Any:
     """Import an exported name when it is first asked for."""
     if name not in _EXPORTS:
         raise AttributeError(f"module 'lightning_rl' has no attribute {name!r}")
-    # The defaults of `callbacks` must be known before any agent meets a trainer.
-    importlib.import_module("lightning_rl.callbacks")
-    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    with heavy_imports():
+        # The defaults of `callbacks` must be known before any agent meets a trainer.
+        importlib.import_module("lightning_rl.callbacks")
+        value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
 

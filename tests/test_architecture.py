@@ -17,7 +17,7 @@ PACKAGE = ROOT / "lightning_rl"
 
 # A module imports from its own folder and from layers above it in this list, never from beside it.
 LAYERS = (
-    {"types", "errors", "trust"},
+    {"types", "errors", "startup", "trust"},
     {"functional"},
     {"networks", "envs", "storage"},
     {"buffers"},

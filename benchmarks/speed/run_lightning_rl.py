@@ -94,9 +94,10 @@ def make_callback(clock: Clock, returns: deque[float]) -> Any:
 
 def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
     """Train the case; see `harness.run_case`."""
-    import torch
-
     import lightning_rl
+
+    _ = lightning_rl.Algorithm  # imports torch and Lightning, as a user's first name does
+    import torch
 
     torch.set_num_threads(1)
     import_all("lightning.pytorch", "lightning_rl.algorithms")

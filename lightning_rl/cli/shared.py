@@ -11,6 +11,7 @@ from lightning_rl.cli.checks import check_document, model_class
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.yaml_check import Document, parse_scalar, read_document
 from lightning_rl.errors import ConfigError
+from lightning_rl.startup import heavy_imports
 
 if TYPE_CHECKING:
     from lightning_rl.cli.parser import RunCLI
@@ -20,7 +21,8 @@ TEST_EPISODES = 100
 
 def build(request: Request, options: list[str]) -> RunCLI | None:
     """Parse with the real classes and build agent and trainer; None when only printing."""
-    from lightning_rl.cli.parser import RunCLI, resolved_config_yaml
+    with heavy_imports():
+        from lightning_rl.cli.parser import RunCLI, resolved_config_yaml
 
     only_print = bool(request.own.get("print_config"))
     cli = RunCLI(request.documents, options, request.command, build=not only_print)

@@ -29,6 +29,8 @@ MAX_COST = 0.02
 
 # Okabe and Ito's palette, told apart with any colour vision; https://jfly.uni-koeln.de/color/
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+COMPONENT_COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#000000")
+COMPONENT_STYLES = ("-", "--", ":")
 
 EVAL_MEAN, EVAL_STD = "eval/mean_reward", "eval/std_reward"
 LOSSES = {
@@ -37,6 +39,7 @@ LOSSES = {
     "train/policy_loss": "policy loss",
 }
 SCHEDULES = {"train/epsilon": "epsilon", "train/learning_rate": "learning rate"}
+COMPONENT, SHARE = "reward/", "reward_share/"
 TRACKED = (EVAL_MEAN, EVAL_STD, *LOSSES, *SCHEDULES)
 
 
@@ -44,8 +47,9 @@ class TrainingCurves(Callback):
     """Draw `training_curves.png` into the run directory (`trainer.run_dir`; without one: nothing).
 
     Four panels over env steps: episode reward with moving average and evaluation mean ± standard
-    deviation, episode length, losses, and epsilon or learning rate. It is drawn at the end of a
-    run, also of a failed one, and before that after evaluations.
+    deviation, episode length, losses, and epsilon or learning rate. Where the environment reports
+    the components of its reward, two more show their sums per episode and their shares. It is drawn
+    at the end of a run, also of a failed one, and before that after evaluations.
 
     Args:
         every_s: Least time between two drawings of a running run, in seconds; at least 0. Drawing
@@ -63,6 +67,7 @@ class TrainingCurves(Callback):
         self._rewards = Series()
         self._lengths = Series()
         self._tags = {tag: Series() for tag in TRACKED}
+        self._components: dict[str, Series] = {}  # in the order in which they were first seen
         self._next_drawing = 0.0
 
     def on_training_begins(self, trainer: Trainer, agent: Agent) -> None:
@@ -77,10 +82,13 @@ class TrainingCurves(Callback):
     def on_metrics(
         self, trainer: Trainer, agent: Agent, metrics: Statistics, env_steps: int
     ) -> None:
-        """Add the losses, schedules and evaluation results of one row to the curves."""
+        """Add losses, schedules, evaluation results and reward components of one row."""
         for tag, series in self._tags.items():
             if tag in metrics:
                 series.add(env_steps, metrics[tag])
+        for tag, value in metrics.items():
+            if tag.startswith((COMPONENT, SHARE)):
+                self._components.setdefault(tag, Series()).add(env_steps, value)
 
     def on_validation_end(self, trainer: Trainer, agent: Agent) -> None:
         """Bring the picture up to date, if that is due."""
@@ -101,12 +109,19 @@ class TrainingCurves(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all curves; at most 2,000 points each, however long the run is."""
-        return {name: series.state_dict() for name, series in self._series().items()}
+        return {
+            **{name: series.state_dict() for name, series in self._series().items()},
+            "components": {tag: item.state_dict() for tag, item in self._components.items()},
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
         for name, series in self._series().items():
             series.load_state_dict(state_dict[name])
+        components = state_dict.get("components", {})  # older checkpoints have none
+        self._components = {tag: Series() for tag in components}
+        for tag, series in self._components.items():
+            series.load_state_dict(components[tag])
 
     def draw(self, path: Path) -> None:
         """Draw the picture into the file `path`, replacing it atomically."""
@@ -115,17 +130,23 @@ class TrainingCurves(Callback):
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(11, 7), dpi=100)
+        rows = 3 if self._components else 2
+        figure = Figure(figsize=(11, 3.5 * rows), dpi=100)
         FigureCanvasAgg(figure)
         # Fixed margins: an automatic layout draws everything twice.
-        margins = {"left": 0.08, "right": 0.98, "bottom": 0.08, "top": 0.94}
-        axes = figure.subplots(2, 2, gridspec_kw={**margins, "wspace": 0.4, "hspace": 0.35})
+        edges = {"bottom": 0.16 / rows, "top": 1 - 0.12 / rows}
+        margins = {"left": 0.08, "right": 0.98, **edges}
+        axes = figure.subplots(rows, 2, gridspec_kw={**margins, "wspace": 0.4, "hspace": 0.35})
         self._draw_rewards(axes[0, 0])
         self._draw_lengths(axes[0, 1])
         self._draw_losses(axes[1, 0])
         self._draw_schedule(axes[1, 1])
+        if self._components:
+            self._draw_components(axes[2, 0], COMPONENT, "Reward components", "sum per episode")
+            self._draw_components(axes[2, 1], SHARE, "Shares of the reward", "share, 0 to 1")
         # One x-axis for all panels, also where a curve begins late.
-        last = max(series.points()[0].max(initial=0.0) for series in self._series().values())
+        drawn = [*self._series().values(), *self._components.values()]
+        last = max(series.points()[0].max(initial=0.0) for series in drawn)
         for axis in axes.flat:
             axis.grid(alpha=0.25)
             if last > 0:
@@ -204,6 +225,19 @@ class TrainingCurves(Callback):
         axis.set_ylabel(SCHEDULES[tag])
         axis.set_ylim(bottom=0)
         axis.ticklabel_format(axis="y", scilimits=(-2, 4))
+        _legend(axis)
+
+    def _draw_components(self, axis: Axes, prefix: str, title: str, unit: str) -> None:
+        found = [tag for tag in self._components if tag.startswith(prefix)]
+        for number, tag in enumerate(found):
+            colour = COMPONENT_COLOURS[number % len(COMPONENT_COLOURS)]
+            style = COMPONENT_STYLES[number // len(COMPONENT_COLOURS) % len(COMPONENT_STYLES)]
+            steps, values = self._components[tag].points()
+            axis.plot(steps, values, style, color=colour, label=tag.removeprefix(prefix))
+        axis.set_title(title)
+        axis.set_ylabel(unit)
+        if prefix == SHARE:
+            axis.set_ylim(0, 1)
         _legend(axis)
 
 

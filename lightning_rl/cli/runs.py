@@ -136,7 +136,7 @@ def _compare(request: Request, names: list[str]) -> int:
 def _query(request: Request, names: list[str]) -> int:
     """Rows of metrics.db, by filters or by SQL."""
     directory = _one(request, names, "query")
-    from lightning_rl.loggers.database import open_read_only, query_metrics
+    from lightning_rl.loggers.database import metric_names, open_read_only, query_metrics
 
     file = directory / "metrics.db"
     limit = _number(request, "limit", QUERY_LIMIT)
@@ -152,6 +152,9 @@ def _query(request: Request, names: list[str]) -> int:
             own, tags = request.own, request.own.get("metric", [None])
             low, high = (_optional(request, name) for name in ("min_episode", "max_episode"))
             found = query_metrics(file, own.get("agent_id"), tags[-1], low, high, own.get("source"))
+            if not found and tags[-1] is not None:
+                known = sorted({name for name, _ in metric_names(file)})
+                check_choice("--metric", tags[-1], known)
             rows = found[-limit:]
             columns = list(rows[0]) if rows else []
     except FileNotFoundError:

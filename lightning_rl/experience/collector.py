@@ -144,9 +144,7 @@ class Collector:
 
     def take_log(self) -> dict[str, float]:
         """Return the means of what environments put into `info["log"]` since the last call."""
-        means = {
-            f"env/{key}": total / self._log_counts[key] for key, total in self._log_sums.items()
-        }
+        means = {key: total / self._log_counts[key] for key, total in self._log_sums.items()}
         self._log_sums.clear()
         self._log_counts.clear()
         return means

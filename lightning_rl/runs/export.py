@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib.util
+import io
 import logging
 import os
 import warnings
@@ -122,7 +123,10 @@ def export_policy(
                     _write_onnx(program, inputs, names, outputs, temporary, _metadata(agent))
                 else:
                     extra: Any = {METADATA: dumps(_metadata(agent))}
-                    torch.export.save(program, str(temporary), extra_files=extra)
+                    # By way of memory: where torch cannot write a file, it raises a RuntimeError.
+                    content = io.BytesIO()
+                    torch.export.save(program, content, extra_files=extra)
+                    temporary.write_bytes(content.getvalue())
             run = _onnx_runner(temporary, names) if format == "onnx" else _torch_runner(temporary)
             with evaluation_mode(agent):
                 checked = check_actions(agent, module, run, num_checks)

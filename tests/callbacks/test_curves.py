@@ -114,6 +114,49 @@ def test_resumed_draws_the_same_picture(tmp_path, make_episode):
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "after.png").read_bytes()
 
 
+def test_reward_components_have_two_panels_of_their_own(tmp_path, make_episode, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
+    whole, before, after = TrainingCurves(), TrainingCurves(), TrainingCurves()
+    for callback, start, stop in ((whole, 0, 60), (before, 0, 37)):
+        feed(callback, make_episode, start, stop)
+        feed_components(callback, start, stop)
+    whole.draw(tmp_path / "whole.png")
+    rows = drawn[0].axes
+    titles = [axis.get_title() for axis in rows]
+    (index,) = [i for i, title in enumerate(titles) if title == "Reward components"]
+    sums, shares = rows[index], rows[titles.index("Shares of the reward")]
+    assert [line.get_label() for line in sums.lines] == ["goal", "effort"]
+    assert [line.get_label() for line in shares.lines] == ["goal"]
+    assert len({line.get_color() for line in sums.lines}) == 2
+    np.testing.assert_array_equal(sums.lines[1].get_ydata(), -0.5 * np.arange(60))
+    assert (sums.get_ylabel(), shares.get_ylabel()) == ("sum per episode", "share, 0 to 1")
+    assert (sums.get_xlabel(), shares.get_ylim()) == ("env steps", (0.0, 1.0))
+    after.load_state_dict(before.state_dict())
+    feed(after, make_episode, 37, 60)
+    feed_components(after, 37, 60)
+    after.draw(tmp_path / "after.png")
+    assert (tmp_path / "after.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def feed_components(callback, start, stop):
+    for index in range(start, stop):
+        row = {"reward/goal": 1.0 * index, "reward/effort": -0.5 * index, "reward_share/goal": 0.6}
+        callback.on_metrics(None, None, row, 10 * (index + 1))
+
+
+def test_a_checkpoint_from_before_reward_components_were_drawn():
+    state = TrainingCurves().state_dict()
+    del state["components"]
+    callback = TrainingCurves()
+    feed_components(callback, 0, 5)
+    callback.load_state_dict(state)
+    assert callback.state_dict()["components"] == {}
+
+
 def test_drawn_after_evaluations_but_rarely(trainer, tmp_path, monkeypatch):
     now, drawn = [0.0], []
     monkeypatch.setattr(curves.time, "monotonic", lambda: now[0])

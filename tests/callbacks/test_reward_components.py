@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from lightning_rl import PPO, Trainer
 from lightning_rl.callbacks.reward_components import RewardComponents
+from lightning_rl.envs.config import EnvConfig
+from lightning_rl.loggers import read_metrics
+from tests.experience.test_collector import Reporting
 
 
 def test_means_and_shares(make_episode):
@@ -69,3 +75,21 @@ def test_resumed_equals_unstopped(make_episode):
         callback.on_env_log(None, None, {"x": 0.2})
     assert second.state_dict() == whole.state_dict()
     assert second.metrics(None, None) == whole.metrics(None, None)
+
+
+def test_a_run_logs_the_environments_own_scalars_under_env(tmp_path):
+    env = EnvConfig(factory=Reporting, kwargs={"min_length": 4, "max_length": 4}, num_envs=1)
+    sizes = {"num_steps": 16, "minibatch_size": 16, "hidden_sizes": (4,)}
+    agent = PPO(env, total_env_steps=32, seed=1, compile=False, **sizes)
+    trainer = Trainer(
+        run={"root": str(tmp_path)},
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+    )
+    trainer.fit(agent)
+    for row in read_metrics(Path(trainer.run_dir) / "metrics.csv"):
+        assert {tag for tag in row if tag.startswith("env/")} == {"env/height"}
+        assert row["reward/count"] == 10.0

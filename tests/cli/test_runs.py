@@ -114,7 +114,12 @@ def test_query_reads_the_database(three: list[Path], run: Run) -> None:
     counted = run("runs", "query", "a", "--sql=SELECT count(*) AS n FROM metrics", "--json")
     assert json.loads(counted.out) == [{"n": 7}]
     assert "td_loss" in run("runs", "query", "a").out
-    assert run("runs", "query", "a", "--metric=none").out == "no rows\n"
+    assert (
+        run("runs", "query", "a", "--metric=episode/reward", "--min_episode=9").out == "no rows\n"
+    )
+    unknown = run("runs", "query", "a", "--metric=episode/rewards")
+    assert unknown.code == 2
+    assert "did you mean 'episode/reward'?" in unknown.message
     before = (three[0] / "metrics.db").read_bytes()
     recursive = "WITH RECURSIVE c(n) AS (SELECT 1 UNION SELECT n + 1 FROM c WHERE n < 4)"
     assert "4" in run("runs", "query", "a", f"--sql={recursive} SELECT max(n) FROM c").out

@@ -18,7 +18,7 @@ def test_components_are_summed_by_episode_and_logs_averaged() -> None:
     assert [episode.reward_components for episode in episodes] == [
         {"count": 10.0, "cost": -2.0}
     ] * 2
-    assert collector.take_log() == {"env/height": (1 + 3 + 1 + 3 + 1) / 5}
+    assert collector.take_log() == {"height": (1 + 3 + 1 + 3 + 1) / 5}
     assert collector.take_log() == {}
 
 

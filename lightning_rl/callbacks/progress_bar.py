@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.progress import BarColumn, Progress, TextColumn
 
 from lightning_rl.callbacks.base import Agent, Callback
@@ -22,6 +22,10 @@ REFRESH_S = 0.1
 MAX_COST = 0.01
 """Part of the time that drawing may take: a slow terminal is drawn less often."""
 LOSSES = ("train/td_loss", "train/policy_loss")
+BAR = 6
+"""Columns of the shortest bar, with the blanks around it."""
+MARGIN = 2
+"""Columns left free at the right: the terminal's `^C` would wrap and leave the line there twice."""
 
 
 class ProgressBar(LightningProgressBar, Callback):
@@ -108,7 +112,7 @@ class ProgressBar(LightningProgressBar, Callback):
 
     def _start(self, done: int, total: int) -> None:
         # auto_refresh would draw from a thread, which takes the interpreter lock from training.
-        self._bar = Progress(
+        self._bar = _Line(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[text]}"),
@@ -143,12 +147,15 @@ class ProgressBar(LightningProgressBar, Callback):
         done, total = _budget(agent)
         self._marks.append((started, agent.env_steps, done))
         if self._bar is not None:
-            text = "  ".join(filter(None, [note, *self._parts(total)]))
+            counts, parts = _counts(done, total), [*filter(None, [note]), *self._parts(total)]
+            room = self._console.width - MARGIN - len(counts) - BAR
+            while len("  ".join(parts)) > room and len(parts) > 2:
+                del parts[-2]  # the time left is the last to go
             self._bar.update(
                 self._bar.task_ids[0],
-                description=_counts(done, total),
+                description=counts,
                 completed=done,
-                text=text,
+                text="  ".join(parts),
                 refresh=True,
             )
         now = time.monotonic()
@@ -178,6 +185,19 @@ class ProgressBar(LightningProgressBar, Callback):
         if done1 > done0:
             parts.append(f"ETA {_clock(max(0, total - done1) * seconds / (done1 - done0))}")
         return parts
+
+
+class _Line(Progress):
+    def get_renderable(self) -> RenderableType:
+        return _WithMargin(super().get_renderable())
+
+
+class _WithMargin:
+    def __init__(self, content: RenderableType) -> None:
+        self.content = content
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from console.render(self.content, options.update_width(options.max_width - MARGIN))
 
 
 def _budget(agent: Agent) -> tuple[int, int]:

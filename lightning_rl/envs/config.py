@@ -75,7 +75,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         self._spaces: tuple[Space, Space] | None = None
-        self._raw_space: Space | None = None
+        self._has_probed_spaces = False
         self.shows_action_mask = False
         if (self.id is None) == (self.factory is None):
             raise ConfigError(
@@ -189,11 +189,6 @@ class EnvConfig:
         env = self._made(lambda: gymnasium.make_vec(spec, num_envs, mode, **self.kwargs))
         return BatchedActionMask(env) if self.shows_action_mask else env
 
-    def raw_observation_space(self) -> Space:
-        """Return the observation space as the environment has it, from a scratch instance."""
-        flat_space, _ = self.spaces()
-        return self._raw_space or flat_space
-
     def spaces(self) -> tuple[Space, Space]:
         """Return the flat observation space and the action space, from a scratch instance.
 
@@ -204,7 +199,7 @@ class EnvConfig:
             env = self.make()
             try:
                 action_adapter(env.action_space, self.action)
-                self._raw_space = env.observation_space
+                self._has_probed_spaces = True
                 self._spaces = flatten_space(env.observation_space), env.action_space
             finally:
                 env.close()
@@ -224,8 +219,8 @@ class EnvConfig:
             return self
         config = copy.copy(self)
         config.shows_action_mask = shown
-        if self._raw_space is not None:  # the spaces are those of an instance of the other kind
-            config._spaces = config._raw_space = None
+        if self._has_probed_spaces:  # they are those of an instance of the other kind
+            config._spaces, config._has_probed_spaces = None, False
         return config
 
     def spec(self) -> EnvSpec:

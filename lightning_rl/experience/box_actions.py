@@ -83,9 +83,10 @@ def rescale_box_actions(agent: Agent) -> int:
     """
     space, name = agent.action_space, type(agent).__name__
     is_float = isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating)
-    if not is_float or not space.is_bounded():
+    if not is_float or not space.is_bounded() or not space.shape:
         raise ConfigError(
-            f"{name} expects a Box action space of floats with finite bounds, received {space}"
+            f"{name} expects a Box action space of floats with finite bounds and a shape such as "
+            f"(1,), received {space}"
         )
     agent.env_config = copy.copy(agent.env_config)
     agent.env_config.action = "rescale"

@@ -66,6 +66,12 @@ class OffPolicySource(ExperienceSource):
                 "(make train_frequency a multiple of env.num_envs)",
                 *(env.num_envs, steps * env.num_envs, train_frequency),
             )
+        budget = learner.budget.env_steps
+        if budget is not None and budget <= learner.learning_starts:
+            logger.warning(
+                "nothing will be learned: learning_starts is %d, the budget %d env steps",
+                *(learner.learning_starts, budget),
+            )
         self.rounds_per_unit = size // (steps * env.num_envs)
         self.rollout = Rollout(steps, env.num_envs, env.observation_space, env.action_space)
         self._rounds_done = 0

@@ -20,6 +20,7 @@ from lightning_rl.callbacks.base import Agent
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.envs.masks import ActionMaskObservation
 from lightning_rl.envs.seeding import episode_seed
+from lightning_rl.envs.spaces import flatten_space
 from lightning_rl.errors import ConfigError
 from lightning_rl.experience.evaluation import (
     EVAL_MAX_STEPS_PER_EPISODE,
@@ -212,9 +213,8 @@ def check_spaces(agent: Agent, env: gymnasium.Env) -> None:
     Raises:
         ConfigError: Shape or kind of a space differs.
     """
-    own_space = agent.env_config.raw_observation_space()
-    pairs = (
-        ("observation", own_space, env.observation_space),
+    pairs = (  # as the policy sees them: flat, which is all that a checkpoint holds
+        ("observation", agent.env_config.spaces()[0], flatten_space(env.observation_space)),
         ("action", agent.action_space, env.action_space),
     )
     for name, expected, received in pairs:

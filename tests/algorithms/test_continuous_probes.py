@@ -184,8 +184,13 @@ def test_other_action_spaces_are_refused_by_name(cls: Any):
             super().__init__()
             self.action_space = spaces.Box(0, 5, (2,), np.int64)
 
-    message = f"{cls.__name__} expects a Box action space of floats with finite bounds, received "
-    for env in (Unbounded, Integers, "CartPole-v1"):
+    class Scalar(ProbeEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = spaces.Box(-1.0, 1.0, ())
+
+    message = f"{cls.__name__} expects a Box action space of floats with finite bounds and a shape "
+    for env in (Unbounded, Integers, Scalar, "CartPole-v1"):
         with pytest.raises(ConfigError, match=message):
             cls(env)
 

@@ -8,6 +8,7 @@ import logging
 import pytest
 from lightning.pytorch import Trainer
 from rich.console import Console
+from rich.text import Text
 
 from lightning_rl.callbacks import progress_bar
 from lightning_rl.callbacks.progress_bar import ProgressBar
@@ -68,6 +69,23 @@ def test_terminal_shows_one_line(trainer, agent, make_episode, clock):
     assert "500/1,000" in text
     assert "250 steps/s  return 100  loss -0.013  ETA 0:02" in text
     assert text.endswith("\x1b[?25h")  # the cursor is back
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_narrow_terminal_shows_whole_words(width, trainer, agent, make_episode, clock):
+    bar = ProgressBar(console(terminal=True, width=width))
+    bar.on_training_begins(trainer, agent)
+    bar.on_episode_end(trainer, agent, make_episode(100.0))
+    clock[0] = 1.0
+    steps(bar, agent, 1, 500, {"train/policy_loss": -0.0125, "train/epsilon": 0.5})
+    bar._stop()
+    line = Text.from_ansi(bar._console.file.getvalue().split("\r")[-1]).plain.splitlines()[0]
+    assert "…" not in line
+    assert line.endswith("ETA 0:01")
+    assert "500/1,000" in line
+    assert "500 steps/s" in line
+    assert ("return 100" in line) == (width == 60)
+    assert len(line) <= width - 2  # room for the terminal's `^C`
 
 
 def test_refreshes_at_most_ten_times_a_second(trainer, agent, clock, monkeypatch):

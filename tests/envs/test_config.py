@@ -321,7 +321,6 @@ def test_spaces_are_flat_and_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     config = EnvConfig(factory=Nested)
     assert config.spaces() == (spaces.Dict({"a.0": spaces.Discrete(2)}), spaces.Discrete(2))
-    assert config.raw_observation_space() == nested
     config.spaces()
     assert Nested.made == 1
 
@@ -331,7 +330,6 @@ def test_remembered_spaces_need_no_environment() -> None:
     flat = spaces.Dict({"a.b": spaces.Discrete(3)})
     config.remember_spaces(flat, spaces.Discrete(2))
     assert config.spaces() == (flat, spaces.Discrete(2))
-    assert config.raw_observation_space() == flat
 
 
 def test_an_unsupported_space_is_refused() -> None:

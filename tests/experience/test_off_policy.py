@@ -90,6 +90,17 @@ def test_a_frequency_that_the_rows_cannot_meet_is_said(
     assert all(f"updates follow every {every} env steps, not every 4 " in line for line in said)
 
 
+@pytest.mark.parametrize(("budget", "is_said"), [(16, True), (17, False)])
+def test_a_budget_without_learning_is_said(
+    budget: int, is_said: bool, make_learner: Any, started: Any, caplog: Any
+) -> None:
+    learner = make_learner(budget)
+    learner.learning_starts = 16
+    new_source(learner, started)
+    said = [r.getMessage() for r in caplog.records if "nothing will be learned" in r.getMessage()]
+    assert len(said) == is_said
+
+
 def test_learning_starts_when_told(make_learner: Any, started: Any) -> None:
     learner = make_learner(24)
     learner.learning_starts = 16

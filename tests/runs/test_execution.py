@@ -14,6 +14,7 @@ from gymnasium import spaces
 from lightning_rl.algorithms.ppo import PPO
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.seeding import episode_seed
+from lightning_rl.envs.spaces import flatten_space
 from lightning_rl.errors import ConfigError
 from lightning_rl.runs.execution import evaluate_policy, evaluate_policy_many
 from lightning_rl.runs.results import ExecutionConfig
@@ -157,6 +158,23 @@ def test_another_environment_must_fit(agent):
         "the policy expects an environment with the observation space Box([2]), "
         "received one with Box([4])"
     )
+
+
+def test_an_instance_with_nested_observations_fits_a_loaded_policy():
+    class Nested(gymnasium.Env):
+        action_space = spaces.Discrete(2)
+        observation_space = spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(3)})})
+
+        def reset(self, *, seed=None, options=None):
+            return {"a": {"b": 1}}, {}
+
+        def step(self, action):
+            return {"a": {"b": 2}}, 1.0, True, False, {}
+
+    config = EnvConfig(factory=Nested)
+    config.remember_spaces(flatten_space(Nested.observation_space), Nested.action_space)
+    loaded = make_agent(config)  # a checkpoint holds no other description of the spaces
+    assert evaluate_policy(loaded, Nested(), num_episodes=2).episode_rewards == [1.0, 1.0]
 
 
 def test_an_id_keeps_the_policys_wrappers():

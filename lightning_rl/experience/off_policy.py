@@ -79,6 +79,7 @@ class OffPolicySource(ExperienceSource):
         self._gradient_steps_left = 0
         self._unfinished = False
         self._reward_sum = 0.0
+        self._collect_s = 0.0
 
     @property
     def has_unfinished_unit(self) -> bool:  # noqa: D102
@@ -114,6 +115,8 @@ class OffPolicySource(ExperienceSource):
 
     def finish_unit(self) -> Statistics:  # noqa: D102
         self._unfinished = False
+        self.learner.count_collecting(self._collect_s)
+        self._collect_s = 0.0
         statistics = {"rollout/mean_reward": self._reward_sum / max(1, self._transitions)}
         log = self.collector.take_log()
         if log:
@@ -145,7 +148,7 @@ class OffPolicySource(ExperienceSource):
         self._transitions += self.rollout.num_transitions
         self._reward_sum += float(self.rollout.reward.sum())
         self.replay.add(self.rollout)
-        self.learner.count_collecting(time.perf_counter() - started)
+        self._collect_s += time.perf_counter() - started
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
         return {

@@ -95,7 +95,7 @@ def td3_losses(
     losses = [ensemble_squared_error(q_values, target)]
     statistics = [losses[0], q_values.mean()]
     if with_actor:
-        losses.append(-critic(observation, torch.tanh(actor(observation)))[0].mean())
+        losses.append(-critic(observation, torch.tanh(actor(observation)), 1).mean())
         statistics.append(losses[1])
     return losses, torch.stack(statistics).detach()
 

@@ -59,13 +59,14 @@ class EnsembleMLP(nn.Module):
         self.weights = nn.ParameterList(weights)  # type: ignore[assignment]
         self.biases = nn.ParameterList(biases)  # type: ignore[assignment]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, input_size)` to `(M, B, output_size)`."""
-        x = x.expand(self.num_members, -1, -1)
+    def forward(self, x: Tensor, num_members: int | None = None) -> Tensor:
+        """Map `(B, input_size)` to `(M, B, output_size)`; `num_members` takes the first ones."""
+        members = self.num_members if num_members is None else num_members
+        x = x.expand(members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             # Not `baddbmm`: compiled, the addition is fused with the activation.
-            x = torch.bmm(x, weight) + bias
+            x = torch.bmm(x, weight[:members]) + bias[:members]
             if index < last:
                 x = self._activation(x)
         return x
@@ -107,18 +108,25 @@ class CriticEnsemble(nn.Module):
                 build_network(network, network, width, num_outputs) for _ in range(num_critics)
             )
 
-    def forward(self, observation: TensorObservation, action: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        observation: TensorObservation,
+        action: Tensor | None = None,
+        num_members: int | None = None,
+    ) -> Tensor:
         """Return values `(M, B)`, or `(M, B, num_outputs)` for more than one output, as float32.
 
         Args:
             observation: `(B, *obs_shape)`.
             action: `(B, action_size)`; None with `action_size` 0.
+            num_members: Of the first critics only, at no cost for the others; None for all.
         """
         features = self.encoder(observation)
         if action is not None:
             features = torch.cat((features, action), -1)
         if self.members is None:
-            values = self.mlp(features)
+            values = self.mlp(features, num_members)
         else:
-            values = torch.stack([member(features) for member in self.members])
+            members = self.members[:num_members]
+            values = torch.stack([member(features) for member in members])
         return (values.squeeze(-1) if self.num_outputs == 1 else values).float()

@@ -38,7 +38,9 @@ MINIBATCH = {
 
 def critics(*offsets: float) -> Callable[..., Tensor]:
     """Critics that return the sum of the action plus an offset each."""
-    return lambda observation, action: torch.stack([action.sum(-1) + offset for offset in offsets])
+    return lambda observation, action, num_members=None: torch.stack(
+        [action.sum(-1) + offset for offset in offsets[:num_members]]
+    )
 
 
 def always(value: float) -> Callable[[Tensor], Tensor]:

@@ -63,6 +63,22 @@ def test_critics_of_observations_and_actions():
     assert alone(observation).shape == (2, 5, 4)
 
 
+@pytest.mark.parametrize("network", [None, lambda i, o: nn.Linear(i, o)])
+def test_the_first_members_alone_are_those_of_all(network: Any):
+    torch.manual_seed(0)
+    critic = CriticEnsemble(VECTOR, 2, num_critics=3, hidden_sizes=(8,), network=network)
+    observation, action = torch.randn(5, 3), torch.randn(5, 2)
+    first = critic(observation, action, 1)
+    assert first.shape == (1, 5)
+    assert torch.allclose(first, critic(observation, action)[:1], atol=1e-6)
+    first.sum().backward()
+    reached = [p.grad is not None and bool(p.grad.any()) for p in critic.parameters()]
+    assert any(reached)
+    if network is None:  # the other members are in the same tensors
+        assert all(reached)
+        assert not any(bool(p.grad[1:].any()) for p in critic.parameters())
+
+
 def test_one_encoder_serves_all_members():
     space = spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "vector": VECTOR})
     critic = CriticEnsemble(space, 1, hidden_sizes=(8,))

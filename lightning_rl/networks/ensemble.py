@@ -59,9 +59,12 @@ class EnsembleMLP(nn.Module):
         self.weights = nn.ParameterList(weights)  # type: ignore[assignment]
         self.biases = nn.ParameterList(biases)  # type: ignore[assignment]
 
-    def forward(self, x: Tensor, num_members: int | None = None) -> Tensor:
-        """Map `(B, input_size)` to `(M, B, output_size)`; `num_members` takes the first ones."""
-        members = self.num_members if num_members is None else num_members
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, input_size)` to `(M, B, output_size)`."""
+        return self.first(self.num_members, x)
+
+    def first(self, members: int, x: Tensor) -> Tensor:
+        """Return what the first networks alone make of `x`, `(members, B, output_size)`."""
         x = x.expand(members, -1, -1)
         last = len(self.weights) - 1
         for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
@@ -125,7 +128,7 @@ class CriticEnsemble(nn.Module):
         if action is not None:
             features = torch.cat((features, action), -1)
         if self.members is None:
-            values = self.mlp(features, num_members)
+            values = self.mlp.first(num_members or self.mlp.num_members, features)
         else:
             members = self.members[:num_members]
             values = torch.stack([member(features) for member in members])

@@ -255,7 +255,9 @@ class Courier:
 
 
 def _describe(error: BaseException) -> str:
-    """Return the first line of an error, without the password of an address."""
+    """Return the first line of an error's cause, without the password of an address."""
+    while error.__cause__ is not None:  # Lightning calls a full disk a value it cannot log
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     text = ": ".join([type(error).__name__, *lines[:1]])[:300]
     return re.sub(r"//[^/@\s]+@", "//***@", text)

@@ -28,11 +28,12 @@ def redact(text: str) -> str:
 
     Secret is a variable whose name contains KEY, TOKEN, SECRET, PASSWORD or CREDENTIAL.
     """
+    # By name: a tracker's own threads set and remove variables meanwhile, on which `items` fails.
     secrets = {
         value
-        for name, value in os.environ.items()
+        for name in list(os.environ)
         if _SECRET_NAME.search(name)
-        and len(value) >= _SHORTEST_SECRET
+        and len(value := os.environ.get(name, "")) >= _SHORTEST_SECRET
         and not os.path.exists(value)
     }
     for secret in sorted(secrets, key=len, reverse=True):  # one may contain another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import gymnasium
@@ -99,3 +100,30 @@ class TestGitCommit:
         assert provenance.git_commit(tmp_path) is None
         self.git(tmp_path, "init", "-q")
         assert provenance.git_commit(tmp_path) is None
+
+
+def test_variables_may_come_and_go_while_secrets_are_hidden(monkeypatch):
+    """As MLflow's do, in the thread that opens it."""
+    monkeypatch.setenv("SOME_TOKEN", "canary-value")
+    seen = []
+
+    class Changing(type(os.environ)):
+        def __iter__(self):
+            for name in list(super().__iter__()):
+                if name == "VANISHING_KEY":
+                    seen.append(self.pop(name))
+                yield name
+
+    changing = Changing(
+        dict(os.environ._data),
+        os.environ.encodekey,
+        os.environ.decodekey,
+        os.environ.encodevalue,
+        os.environ.decodevalue,
+    )
+    monkeypatch.setattr(os, "environ", changing)
+    changing["VANISHING_KEY"] = "some-other-value"
+    assert provenance.redact("a canary-value here") == f"a {provenance.HIDDEN} here"
+    assert seen == ["some-other-value"]
+    monkeypatch.undo()
+    assert "VANISHING_KEY" not in os.environ

@@ -10,11 +10,11 @@ import time
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from lightning_rl import PPO, Trainer
 from lightning_rl.errors import TrainingFailed
-from lightning_rl.loggers import query_metrics, read_metrics
+from lightning_rl.loggers import courier, query_metrics, read_metrics
 from lightning_rl.loggers.courier import NoExperiment
 from lightning_rl.runs import tracking
 from lightning_rl.runs.directory import RunDirectory
@@ -63,6 +63,7 @@ class Faulty(Logger):
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
+    monkeypatch.setattr(courier, "SLOW_CALL_S", 60.0)
     monkeypatch.setattr(tracking, "CLOSE_S", 1.0)
     monkeypatch.setattr(tracking, "TROUBLED_CLOSE_S", 0.3)
     monkeypatch.setattr(tracking, "PATIENCE_S", 0.5)
@@ -120,6 +121,39 @@ def test_a_tracker_in_trouble_changes_nothing(tmp_path, alone, caplog, hangs, af
     assert json.loads((fitted.run_dir / "run.json").read_text())["status"] == "finished"
     assert type(faulty) is Faulty
     faulty.released.set()
+
+
+class FullDisk(Callback):
+    """Takes away, in the middle of a run, the disk that a tracker writes to."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.lightning_module.env_steps == 96:
+            (logger,) = (x for x in trainer.loggers if isinstance(x, TensorBoardLogger))
+            assert logger._courier.opened.wait(30.0)
+            logger._courier.hurry()
+            (file,) = self.folder.glob("**/events.*")
+            file.unlink()
+            file.symlink_to("/dev/full")  # the event file is opened anew for each flush
+
+
+# TensorBoard's own thread dies of it; its next call says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_full_disk_of_tensorboard_changes_nothing(tmp_path, alone, caplog):
+    folder = tmp_path / "tensorboard"
+    fitted = trainer(tmp_path, TensorBoardLogger(str(folder)), callbacks=[FullDisk(folder)])
+    fitted.fit(agent())
+    rows, weights = alone
+    assert lines(fitted.run_dir / "metrics.csv") == rows
+    parameters = torch.cat([p.flatten() for p in fitted.lightning_module.parameters()])
+    assert torch.equal(parameters, weights)
+    said = [r for r in caplog.messages if "does not take what is logged" in r]
+    assert len(said) == 1
+    assert "No space left on device" in said[0]
+    assert caplog.text.count("were not delivered; the metrics of the run") == 1
+    assert json.loads((fitted.run_dir / "run.json").read_text())["status"] == "finished"
 
 
 def test_what_waited_arrives_in_order_when_an_outage_is_over(tmp_path):

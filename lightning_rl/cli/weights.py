@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_rl.errors import CheckpointError
+from lightning_rl.networks.normalization import PER_ENVIRONMENT
 from lightning_rl.storage.sealed import load_sealed
 
 _SHOWN = 5
@@ -51,6 +52,8 @@ def _differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[st
     lines = [f"{name} is missing" for name in own if name not in found]
     lines += [f"{name} is unknown" for name in found if name not in own]
     for name, value in found.items():
-        if name in own and value.shape != own[name].shape:
+        if name not in own or name.endswith(PER_ENVIRONMENT):
+            continue
+        if value.shape != own[name].shape:
             lines.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}")
     return lines

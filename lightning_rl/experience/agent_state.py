@@ -22,6 +22,7 @@ from lightning_rl.experience.random_streams import (
     restore_global_random_state,
 )
 from lightning_rl.experience.source import ExperienceSource
+from lightning_rl.networks.normalization import PER_ENVIRONMENT
 from lightning_rl.storage.loop_progress import (
     rewind_unit,
     rewind_validation,
@@ -387,4 +388,6 @@ def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -
 
 
 def _shape(tensors: dict[str, Tensor], key: str) -> str:
-    return str(tuple(tensors[key].shape)) if key in tensors else "missing"
+    if key not in tensors:
+        return "missing"
+    return "any" if key.endswith(PER_ENVIRONMENT) else str(tuple(tensors[key].shape))

@@ -129,6 +129,10 @@ class RunningNormalizer(nn.Module):
         self.update_from_moments(self.batch_moments(observation))
 
 
+PER_ENVIRONMENT = "discounted_return"
+"""A buffer with one number for each environment: it loads whatever their number was."""
+
+
 class RewardNormalizer(nn.Module):
     """Rewards divided by the running standard deviation of each env's discounted return, clipped.
 
@@ -174,6 +178,15 @@ class RewardNormalizer(nn.Module):
         returns = reverse_discounted_sum(terms.flip(0), passed_on.flip(0)).flip(0)
         self.discounted_return.copy_(returns[-1] * goes_on[-1])
         return _moments(returns.reshape(-1), "discounted return")
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        """Load; the returns begin anew where they are those of another number of environments."""
+        name, own = f"{prefix}{PER_ENVIRONMENT}", self.discounted_return
+        if name in state_dict and state_dict[name].shape != own.shape:
+            state_dict = {**state_dict, name: torch.zeros_like(own)}
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def update_from_moments(self, moments: Moments) -> None:
         """Absorb moments of discounted returns; with several ranks, each rank's in rank order."""

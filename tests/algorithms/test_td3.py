@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_rl.algorithms.ddpg import DDPG, ddpg_losses
 from lightning_rl.algorithms.td3 import TD3, td3_losses
+from lightning_rl.cli.weights import load_weights
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.errors import ConfigError
 
@@ -152,15 +153,17 @@ def test_a_run_with_correlated_noise_resumes_exactly(fit: Fit, cls: Any, tmp_pat
 
 
 @EVERY
-def test_correlated_noise_does_not_tie_weights_to_a_number_of_environments(
-    fit: Fit, cls: Any, tmp_path: Any
-):
+def test_weights_are_not_tied_to_a_number_of_environments(fit: Fit, cls: Any, tmp_path: Any):
     arguments = {**SMALL, "noise": "ornstein_uhlenbeck"}
-    fit(cls("Pendulum-v1", 64, **arguments)).save_checkpoint(tmp_path / "a.ckpt")
-    env = EnvConfig("Pendulum-v1", num_envs=2)
-    agent = cls.load_from_checkpoint(tmp_path / "a.ckpt", env=env, total_env_steps=128)
+    one, two = (EnvConfig("Pendulum-v1", num_envs=n, normalize_reward=True) for n in (1, 2))
+    first, path = cls(one, 64, **arguments), tmp_path / "a.ckpt"
+    fit(first).save_checkpoint(path)
+    agent = cls.load_from_checkpoint(path, env=two, total_env_steps=128)
+    assert torch.equal(agent.reward_normalizer.discounted_return, torch.zeros(2))
+    assert torch.equal(agent.reward_normalizer.moments.mean, first.reward_normalizer.moments.mean)
     fit(agent)
     assert agent.streams.last_noise.shape == (2, 1)
+    load_weights(cls(two, 128, **arguments), path)
 
 
 @pytest.mark.parametrize(

@@ -307,7 +307,8 @@ class Collector:
         if len(state["episode_seeds"]) != self.env.num_envs:
             raise CheckpointError(
                 f"expected {len(state['episode_seeds'])} environments as in the checkpoint, "
-                f"received {self.env.num_envs}"
+                f"received {self.env.num_envs}; a run with another number begins anew, with these "
+                "weights by `fit --init_from`"
             )
         self.env_steps, self.episodes = state["env_steps"], state["episodes"]
         self.episodes_dropped = state["episodes_dropped"]

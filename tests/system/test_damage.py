@@ -183,7 +183,10 @@ def test_every_random_flip_and_cut_is_found(run: Run) -> None:
         ),
         (
             ["--model", "PPO", "--model.env.id=CartPole-v1", "--model.env.num_envs=3"],
-            ["expected 1 environments as in the checkpoint, received 3"],
+            [
+                "expected 1 environments as in the checkpoint, received 3; a run",
+                "`fit --init_from`",
+            ],
         ),
     ],
 )

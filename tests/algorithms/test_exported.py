@@ -55,15 +55,20 @@ def test_ten_thousand_observations_with_state_dependent_noise(make: Any, tmp_pat
 
 
 def same_actions(agent: Any, tmp_path: Path) -> None:
-    observation = trial_observations(agent.observation_space, 10_000, seed=5)
+    observation = trial_observations(agent.observation_space, 10_000, seed=5).numpy()
+    inputs, state = {"observation": observation}, None
+    memory = getattr(agent.policy_module(), "state_shape", None)
+    if memory is not None:
+        state = np.random.Generator(np.random.PCG64(6)).standard_normal((10_000, *memory), "f4")
+        inputs["state"] = state
     export_policy(agent, tmp_path / "policy.onnx")
 
-    np.savez(tmp_path / "in.npz", observation=observation.numpy())
+    np.savez(tmp_path / "in.npz", **inputs)
     files = [str(tmp_path / name) for name in ("policy.onnx", "in.npz", "out.npy")]
     subprocess.run([sys.executable, "-c", ELSEWHERE, *files], check=True)
     action = np.load(tmp_path / "out.npy")
 
-    expected = agent.predict(observation.numpy())
+    expected, _ = agent.predict_with_state(observation, state)
     assert action.dtype == expected.dtype
     assert np.allclose(action, expected, rtol=1e-4, atol=1e-5)  # integers: equal
     assert len(np.unique(action, axis=0)) > 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from benchmarks.learning.gates import Gate
 from benchmarks.learning.table import CURVES_PICTURE, SCORES_PICTURE, Result, load, scores
-from lightning_rl.runs.plots import Curve, interquartile_means_figure, learning_curves, save
+from lightning_rl.runs.plots import Curve, interquartile_means_figure, learning_curves
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
 
@@ -48,9 +49,12 @@ def draw(gates: Iterable[Gate], results: Path, images: Path = IMAGES) -> list[Pa
 
 
 def save_small(figure: Figure, path: Path) -> None:
-    """Save a picture in 256 colours: a third of the bytes, and it is committed again and again."""
-    save(figure, path)
-    Image.open(path).convert("RGB").quantize(dither=Image.Dither.NONE).save(path, optimize=True)
+    """Save a picture in fewer dots and colours: it is committed again and again."""
+    drawn = io.BytesIO()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(drawn, format="png", dpi=85)
+    picture = Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
 
 
 def curve(result: Result) -> Curve:

@@ -210,7 +210,6 @@ def test_signals_at_random_moments(tmp_path: Path) -> None:
 def test_many_signals_at_random_moments(tmp_path: Path) -> None:
     heeded = check_random_signals(200, tmp_path)
     assert len(heeded) > 50
-    print(f"{len(heeded)} heeded, 99th percentile {np.quantile(heeded, 0.99):.2f} s")
     assert np.quantile(heeded, 0.99) <= DURABLE_S
 
 

@@ -213,9 +213,10 @@ class TrainingCurves(Callback):
             if values.min() > 0 and values.max() > 100 * values.min():
                 target.set_yscale("log")
                 target.yaxis.minorticks_off()
+            _leave_room_above(target)
         axis.set_title("Losses")
-        if lines:
-            axes[-1].legend(handles=lines, loc="best", fontsize="small")
+        if lines:  # both axes' lines: "best" would know those of one axis alone
+            axes[-1].legend(handles=lines, loc="upper right", ncol=2, fontsize="small")
 
     def _draw_schedule(self, axis: Axes) -> None:
         tag = next((tag for tag in SCHEDULES if len(self._tags[tag])), "train/learning_rate")
@@ -315,3 +316,10 @@ def _short_number(value: float, _position: int | None = None) -> str:
         if abs(value) >= size:
             return f"{value / size:g}{suffix}"
     return f"{value:g}"
+
+
+def _leave_room_above(axis: Axes) -> None:
+    """Extend the axis by a sixth, on its own scale, so that a legend at the top covers no line."""
+    scale = axis.yaxis.get_transform()
+    low, high = scale.transform(axis.get_ylim())
+    axis.set_ylim(top=scale.inverted().transform([high + (high - low) / 6])[0])

@@ -114,12 +114,31 @@ def test_resumed_draws_the_same_picture(tmp_path, make_episode):
     assert (tmp_path / "whole.png").read_bytes() == (tmp_path / "after.png").read_bytes()
 
 
-def test_reward_components_have_two_panels_of_their_own(tmp_path, make_episode, monkeypatch):
+def figures_drawn(monkeypatch):
+    """Return the list that every figure saved from now on is added to."""
     from matplotlib.figure import Figure
 
     drawn = []
     save = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda f, *a, **k: (drawn.append(f), save(f, *a, **k)))
+    return drawn
+
+
+def test_the_legend_of_the_losses_covers_no_line(tmp_path, make_episode, monkeypatch):
+    drawn = figures_drawn(monkeypatch)
+    callback = TrainingCurves()
+    feed(callback, make_episode)
+    callback.draw(tmp_path / "curves.png")
+    (losses,) = [a for a in drawn[0].axes if a.get_legend() and a.get_ylabel() == "policy loss"]
+    bottom = losses.get_legend().get_window_extent().y0
+    pair = [axis for axis in drawn[0].axes if axis.bbox.bounds == losses.bbox.bounds]
+    points = [axis.transData.transform(line.get_xydata()) for axis in pair for line in axis.lines]
+    assert [len(line) for line in points] == [200, 200]
+    assert max(line[:, 1].max() for line in points) < bottom
+
+
+def test_reward_components_have_two_panels_of_their_own(tmp_path, make_episode, monkeypatch):
+    drawn = figures_drawn(monkeypatch)
     whole, before, after = TrainingCurves(), TrainingCurves(), TrainingCurves()
     for callback, start, stop in ((whole, 0, 60), (before, 0, 37)):
         feed(callback, make_episode, start, stop)

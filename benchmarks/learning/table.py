@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,13 @@ def scores(gate: Gate, results: list[Result], checkpoint: str = "best") -> list[
 def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
     """Return the summary table and one table of seeds per gate, as Markdown."""
     found = [(gate, load(gate, folder)) for gate in gates]
+    unmet = missed(folder, gates)
     lines = [
         "| configuration | environment | env steps allowed | gate | score | 95 % interval | IQM "
         "| met | published | hours |",
         "|---|---|---|---|---|---|---|---|---|---|",
-        *(_summary(gate, results) for gate, results in found),
+        *(_summary(gate, results, gate.config not in unmet) for gate, results in found),
+        *_duels(folder, gates),
     ]
     everything = [result for _, results in found for result in results]
     lines += ["", f"{len(everything)} runs, {_hours(everything)} hours of training on one thread."]
@@ -54,7 +57,29 @@ def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
 
 def missed(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
     """Return the configurations whose gate is not met, or not yet."""
-    return [gate.config for gate in gates if not gate.is_met(scores(gate, load(gate, folder)))]
+    lost = [gate.config for gate, (low, _) in duels(folder, gates) if not low > 0]
+    return [
+        gate.config
+        for gate in gates
+        if gate.config in lost or not gate.is_met(scores(gate, load(gate, folder)))
+    ]
+
+
+def duels(folder: Path, gates: Sequence[Gate]) -> list[tuple[Gate, tuple[float, float]]]:
+    """Return each gate that has a rival, and by how much it is ahead.
+
+    Returns:
+        Gates with the 95 % interval of the difference of interquartile means over seeds; NaN where
+        one of the two has not run.
+    """
+    by_name = {gate.config: gate for gate in gates}
+    pairs = [(gate, by_name[gate.rival]) for gate in gates if gate.rival]
+    found = []
+    for pair in pairs:
+        own, other = (scores(gate, load(gate, folder)) for gate in pair)
+        ahead = difference_interval(own, other) if own and other else (math.nan, math.nan)
+        found.append((pair[0], ahead))
+    return found
 
 
 def regressions(earlier: Path, folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
@@ -84,7 +109,19 @@ def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
     replace_part(document, "results", render(folder))
 
 
-def _summary(gate: Gate, results: list[Result]) -> str:
+def _duels(folder: Path, gates: Sequence[Gate]) -> list[str]:
+    lines = []
+    for gate, bounds in duels(folder, gates):
+        if not math.isnan(bounds[0]):
+            ahead = " to ".join(_number(bound) for bound in bounds)
+            lines += [
+                "",
+                f"{gate.config} is ahead of {gate.rival} by {ahead} (IQM, 95 % interval).",
+            ]
+    return lines
+
+
+def _summary(gate: Gate, results: list[Result], is_met: bool) -> str:
     best = scores(gate, results)
     digits = 1 if gate.measure == "test" else 3
     score = bounds = middle = "-"
@@ -95,7 +132,7 @@ def _summary(gate: Gate, results: list[Result]) -> str:
         )
     if len(best) > 1:
         bounds = " to ".join(_number(bound, digits) for bound in interval(best, gate.score))
-    met = "yes" if gate.is_met(best) else "**no**"
+    met = "yes" if is_met else "**no**"
     if len(best) < gate.seeds:
         met = f"open: {len(best)} of {gate.seeds} seeds"
     exact = "exact " if gate.measure == "exact" else ""

@@ -115,3 +115,20 @@ def test_a_gate_of_our_own_and_of_an_exact_value(tmp_path: Path) -> None:
     assert line.endswith("| **no** | none found; the gate is our own | 0.01 |")
     assert "| 2 | -99.0 ± 1.0 (exact −13.000) |".replace("-", "−") in render(tmp_path, [gate])
     assert missed(tmp_path, [gate]) == ["tabular/toy"]
+
+
+def test_a_rival_must_be_beaten_beyond_chance(tmp_path: Path) -> None:
+    gates = [
+        dataclasses.replace(GATE, config="dqn/toy", threshold=0),
+        dataclasses.replace(GATE, config="rainbow/toy", threshold=0, rival="dqn/toy"),
+    ]
+    store(tmp_path, "dqn/toy", [10.0, 11.0, 12.0, 13.0, 14.0])
+    assert missed(tmp_path, gates) == ["rainbow/toy"], "has not run"
+    assert "ahead" not in render(tmp_path, gates)
+    store(tmp_path, "rainbow/toy", [12.0, 13.0, 11.0, 14.0, 13.0])
+    assert missed(tmp_path, gates) == ["rainbow/toy"], "ahead, but maybe by chance"
+    store(tmp_path, "rainbow/toy", [20.0, 20.0, 20.0, 20.0, 20.0])
+    assert missed(tmp_path, gates) == []
+    # 20 less the interval of the rival's own interquartile mean
+    expected = "rainbow/toy is ahead of dqn/toy by 6.3 to 9.7 (IQM, 95 % interval)."
+    assert expected in render(tmp_path, gates)

@@ -211,7 +211,10 @@ GATES = (
         Reference(154.4, 79.2, "LunarLander-v2", 100_000, 200), "IQM",
     ),
     Gate("dqn/minatar_breakout", "MinAtar/Breakout-v1", 5, 500_000),
-    Gate("rainbow/minatar_breakout", "MinAtar/Breakout-v1", 5, 500_000, rival="dqn/minatar_breakout"),
+    Gate(
+        "rainbow/minatar_breakout", "MinAtar/Breakout-v1", 5, 500_000,
+        rival="dqn/minatar_breakout",
+    ),
     # Published MinAtar results are curves without numbers, so the anchor is our own: 12 is 80 % of
     # the way from random play (0.4) to 15.
     Gate("ppo/minatar_breakout", "MinAtar/Breakout-v1", 12, 2_000_000),

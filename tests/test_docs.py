@@ -130,6 +130,14 @@ def test_the_gallery_shows_small_pictures_under_commands_that_exist() -> None:
     } <= {"ppo_cartpole.png"}
 
 
+def test_the_readme_has_the_speeds_of_the_last_measurement() -> None:
+    readme, measured = ((ROOT / page).read_text() for page in ("README.md", "docs/performance.md"))
+    speeds = re.findall(r"(\d{1,2},\d{3}) \(", readme.split("## Speed")[1].split("## ")[0])
+    assert len(speeds) == 9
+    table = measured.split("<!-- table: begin -->")[1].split("<!-- table: end -->")[0]
+    assert [speed for speed in speeds if f"**{speed}**" not in table] == []
+
+
 def test_a_wrong_command_would_be_noticed() -> None:
     with pytest.raises(ConfigError):
         fit_documents(read_request("fit", ["--model.learning_rat", "1"]))

@@ -13,8 +13,10 @@ from lightning.pytorch import Callback
 
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.cli.arguments import Request
+from lightning_rl.cli.checks import argument_names, model_class
 from lightning_rl.cli.parser import RunCLI, resolved_config_yaml
 from lightning_rl.cli.resume import SavedRun, continue_documents
+from lightning_rl.cli.signatures import signature_of
 from lightning_rl.cli.yaml_check import Document
 from lightning_rl.errors import Interrupted
 from lightning_rl.runs.directory import RunDirectory
@@ -80,8 +82,11 @@ def probe(cell: Cell) -> None:
         "eval_every_env_steps": 0,
         "callbacks": None,
     }
-    content = {"model": {"init_args": {"compile": False}}, "trainer": trainer}  # no time for that
-    cli = RunCLI([*_documents(cell), Document("probe", content)], cell.options)
+    documents = _documents(cell)
+    content: dict[str, Any] = {"trainer": trainer}
+    if "compile" in argument_names(signature_of(model_class(documents) or "")):
+        content["model"] = {"init_args": {"compile": False}}  # no time for that
+    cli = RunCLI([*documents, Document("probe", content)], cell.options)
     cli.trainer.fit(cli.model)
 
 

@@ -127,6 +127,8 @@ def show_plan(plan: Plan) -> int:
         total = max(sum(seconds.values()) / share, *seconds.values())
         more = f", and {len(unknown)} cells of unknown length" if unknown else ""
         say(f"estimated time: {duration(total)}{more}")
+    elif left:
+        say("estimated time: unknown, as no cell could be tried")
     return 0
 
 

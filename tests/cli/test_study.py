@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lightning_rl.cli import report
+from lightning_rl.cli import cells, report
 from lightning_rl.cli.report import compare_with, scores_by_pair, show_table, summarise
 from lightning_rl.cli.study import duration, run_plan, show_plan
 from lightning_rl.cli.study_file import Plan
@@ -98,6 +99,23 @@ def test_a_dry_run_estimates_from_what_is_done(
     assert last.endswith("PPO on E-v0, seed 3: to run, about 2 min")
     assert count == "3 cells, 1 to run, 1 at a time"
     assert total == "estimated time: 2 min"
+
+
+def test_a_dry_run_tries_cells_that_nothing_is_known_of(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells, "PROBE_S", 1)
+    models = ["QLearning", "DQN"]  # a table has no `compile` to switch off
+    study = {**STUDY, "models": models, "environments": [{"id": "CliffWalking-v1"}]}
+    Path("s.yaml").write_text(yaml.safe_dump({**study, "total_env_steps": 10_000_000}))
+    outcome = run("study", "--config", "s.yaml", "--dry_run")
+    assert outcome.code == 0
+    table, network = (line for line in outcome.out.splitlines() if ": to run, about" in line)
+    assert "QLearning on" in table
+    assert "DQN on" in network
+    assert re.search(r"about \d+ min|about \d+ h", table), "10^7 env steps are no matter of seconds"
+    assert "estimated time: " in outcome.out
+    assert not Path("logs").exists(), "what was tried leaves nothing behind"
 
 
 @pytest.mark.parametrize(

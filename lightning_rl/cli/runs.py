@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import sys
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +156,7 @@ def _query(request: Request, names: list[str]) -> int:
             if not found and tags[-1] is not None:
                 known = sorted({name for name, _ in metric_names(file)})
                 check_choice("--metric", tags[-1], known)
-            rows = found[-limit:]
+            rows = found[-limit:] if own.get("json") else [_readable(row) for row in found[-limit:]]
             columns = list(rows[0]) if rows else []
     except FileNotFoundError:
         raise ConfigError(f"{directory} has no metrics.db") from None
@@ -167,6 +168,12 @@ def _query(request: Request, names: list[str]) -> int:
         return say("no rows")
     show_table([printable(name) for name in columns], [list(row.values()) for row in rows])
     return 0
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of metrics with the UTC time at which it was written, instead of seconds."""
+    moment = datetime.fromtimestamp(row["wall_time"], timezone.utc)
+    return {**row, "wall_time": f"{moment:%Y-%m-%d %H:%M:%S}"}
 
 
 def _prune(request: Request, names: list[str]) -> int:

@@ -150,7 +150,7 @@ def show_plan(planned: Sweep) -> int:
     """Say what a sweep would do."""
     say(
         f"{planned.name}: {planned.num_trials} trials by {planned.sampler}, "
-        f"{len(planned.seeds)} seeds each"
+        f"{len(planned.seeds)} seed{'s' * (len(planned.seeds) > 1)} each"
     )
     for key, distribution in planned.space.items():
         say(f"  {key}: {distribution.kind} {list(distribution.bounds)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -113,7 +114,9 @@ def test_query_reads_the_database(three: list[Path], run: Run) -> None:
     assert [row["env_steps"] for row in bounded] == [21]
     counted = run("runs", "query", "a", "--sql=SELECT count(*) AS n FROM metrics", "--json")
     assert json.loads(counted.out) == [{"n": 7}]
-    assert "td_loss" in run("runs", "query", "a").out
+    shown = run("runs", "query", "a").out
+    assert "td_loss" in shown
+    assert re.search(r" 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d ", shown), "a time and no number of seconds"
     assert (
         run("runs", "query", "a", "--metric=episode/reward", "--min_episode=9").out == "no rows\n"
     )

@@ -310,9 +310,9 @@ def _unknown(
     document: Document, path: KeyPath, key: str, known: Iterable[str], owner: str
 ) -> NoReturn:
     names = list(known)
-    raise document.error(
-        path, f"unknown key {key!r} of {owner}{did_you_mean(key, names) or choices(names)}"
-    )
+    own = "; the environment's own arguments belong under kwargs" if "kwargs" in names else ""
+    hint = did_you_mean(key, names) or choices(names) + own
+    raise document.error(path, f"unknown key {key!r} of {owner}{hint}")
 
 
 def choices(names: list[str], limit: int = 12) -> str:

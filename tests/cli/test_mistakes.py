@@ -35,6 +35,7 @@ FILES = {
     "unknown section far": ("zzz: 1\n", "x.yaml:1: zzz: unknown key 'zzz' of the top level; expected one of run"),
     "misspelt key": (MODEL + "    lerning_rate: 1\n", "x.yaml:4: model.init_args.lerning_rate: unknown key 'lerning_rate' of PPO; did you mean 'learning_rate'?"),
     "key of another algorithm": (MODEL + "    capacity: 10\n", "unknown key 'capacity' of PPO"),
+    "argument of the environment": (ENV_YAML + "      map_name: 4x4\n", "x.yaml:6: model.init_args.env.map_name: unknown key 'map_name' of EnvConfig; expected one of id, num_envs, vectorization, kwargs, wrappers, max_episode_steps, normalize_observation, normalize_reward, frame_stack, imports, eval_kwargs, action; the environment's own arguments belong under kwargs"),
     "misspelt env key": (ENV_YAML + "      num_env: 2\n", "x.yaml:6: model.init_args.env.num_env: unknown key 'num_env' of EnvConfig; did you mean 'num_envs'?"),
     "misspelt trainer key": (BOUNDS + "  max_epoch: 1\n", "x.yaml:2: trainer.max_epoch: unknown key 'max_epoch' of Trainer; did you mean 'max_epochs'?"),
     "misspelt run key": ("run:\n  nmae: a\n", "x.yaml:2: run.nmae: unknown key 'nmae' of RunConfig; did you mean 'name'?"),

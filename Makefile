@@ -6,16 +6,25 @@ WORKERS ?= 2
 # A wheel index with smaller, CPU-only builds of torch:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+# true: install exactly the files that locks/ names by their hashes, as CI does
+# (Linux on x86_64, macOS).
+HASHED ?= $(CI)
+UV := uv==0.13.9
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+MORE_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP := $(BIN)/python -m pip install --quiet
+PINNED := $(PIP) -c constraints.txt
+LOCKED := $(PIP) --require-hashes --no-deps
+LOCKS := $(wildcard locks/*.txt)
+CPU_BUILD = $(shell grep -o '^torch==[^ ]*' locks/cpu.txt)
 # One thread per process: with two busy workers more threads only get in each other's way,
 # and float sums (hence the exact-resume tests) depend on the thread count.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 EXTRAS := all
 
 .DEFAULT_GOAL := help
-.PHONY: help train setup test test-quick test-slow coverage lint format bench docs clean
+.PHONY: help train setup lock test test-quick test-slow coverage lint format bench docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -25,6 +34,10 @@ train: $(VENV)/.base ## train PPO on CartPole-v1 and say where the results lie
 	@echo "Results: $$(ls -dt logs/*/*/ | head -n 1)"
 
 setup: $(VENV)/.full ## install the package with all extras that tests and lint use
+
+lock: | $(BIN)/python ## write the hashes of every pinned distribution into locks/
+	$(PIP) $(UV)
+	$(BIN)/python locks/write.py $(BIN)/uv $(MORE_INDEX)
 
 test: $(VENV)/.full ## run the tests, without those marked slow
 	$(PYTEST) -m "not slow" -n $(WORKERS) --dist worksteal
@@ -66,12 +79,24 @@ $(BIN)/python:
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into $(VENV); the first time takes minutes."
-	$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	$(PIP) -e .
+	$(PINNED) torch $(MORE_INDEX)
+	$(PINNED) -e .
 	@touch $@
 
-$(VENV)/.full: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.full: pyproject.toml constraints.txt $(LOCKS) | $(BIN)/python
 	@echo "Installing into $(VENV), with everything the tests use; the first time takes minutes."
-	$(PIP) torch $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-	$(PIP) -e ".[$(EXTRAS)]"
+ifeq ($(HASHED),true)
+	@# Torch's build for CPUs where pip finds one; elsewhere wheels.txt names the others.
+	if $(PIP) --dry-run --no-deps $(CPU_BUILD) $(MORE_INDEX) 2> /dev/null; then \
+		$(LOCKED) -r locks/cpu.txt $(MORE_INDEX); fi
+	$(LOCKED) --only-binary :all: -r locks/wheels.txt
+	$(LOCKED) --no-build-isolation -r locks/sources.txt
+	@# Only builds for GPUs miss something now: their libraries.
+	$(BIN)/python -m pip check > /dev/null || $(LOCKED) --only-binary :all: -r locks/cuda.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
+else
+	$(PINNED) torch $(MORE_INDEX)
+	$(PINNED) -e ".[$(EXTRAS)]"
+endif
 	@touch $(VENV)/.base $@

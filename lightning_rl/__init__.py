@@ -64,8 +64,6 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'lightning_rl' has no attribute {name!r}")
     with heavy_imports():
-        # The defaults of `callbacks` must be known before any agent meets a trainer.
-        importlib.import_module("lightning_rl.callbacks")
         value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value

@@ -43,3 +43,18 @@ def test_collection_is_left_as_it_was_even_by_a_failing_import(enabled: bool) ->
         assert gc.get_freeze_count() == frozen  # torch was there before
     finally:
         (gc.enable if before else gc.disable)()
+
+
+STOCK = """
+from lightning.pytorch import Trainer
+from lightning_rl.algorithms.ppo import PPO
+agent = PPO("CartPole-v1", 64)
+agent.trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+print(*(type(callback).__name__ for callback in agent.configure_callbacks()))
+"""
+
+
+@pytest.mark.system
+def test_a_run_is_guarded_wherever_its_algorithm_was_imported_from() -> None:
+    done = subprocess.run([sys.executable, "-c", STOCK], capture_output=True, text=True, check=True)
+    assert {"FailureGuard", "EpisodeStatistics"} <= set(done.stdout.split())

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -33,11 +34,6 @@ from lightning_rl.trust import encode
 from lightning_rl.types import SnapshotLevel, Statistics
 
 
-def _no_callbacks(trainer: Trainer) -> list[Callback]:
-    """Return nothing; see `Algorithm.default_callbacks`."""
-    return []
-
-
 class Algorithm(RunHooks):
     """A reinforcement-learning algorithm as a `LightningModule` that owns its environment.
 
@@ -54,8 +50,6 @@ class Algorithm(RunHooks):
     """
 
     _arguments: dict[str, Any]
-    # Set by `lightning_rl.callbacks`, which knows algorithms and is not known by them.
-    default_callbacks: Callable[[Trainer], list[Callback]] = staticmethod(_no_callbacks)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Algorithm:
         """Record the constructor's arguments: with the class path they rebuild the agent."""
@@ -216,7 +210,10 @@ class Algorithm(RunHooks):
 
     def configure_callbacks(self) -> list[Callback]:
         """Return what a stock trainer lacks to log and guard a run."""
-        return self.default_callbacks(self.trainer)
+        # By name: callbacks know algorithms and not the other way round, yet an agent has them
+        # wherever its class was imported from.
+        defaults = import_module("lightning_rl.callbacks.defaults")
+        return defaults.for_stock_trainer(self.trainer)  # type: ignore[no-any-return]
 
     def train_dataloader(self) -> DataLoader:
         """Return the experience source."""

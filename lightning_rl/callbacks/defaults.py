@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 from lightning.pytorch import Callback, Trainer
 
-from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.callbacks.episode_statistics import EpisodeStatistics
 from lightning_rl.callbacks.failure_guard import FailureGuard
 from lightning_rl.callbacks.reward_components import RewardComponents
@@ -29,10 +28,6 @@ def missing(defaults: Iterable[Callback], present: Iterable[Callback]) -> list[C
     ]
 
 
-def _for_stock_trainer(trainer: Trainer) -> list[Callback]:
+def for_stock_trainer(trainer: Trainer) -> list[Callback]:
     """Return what a plain `lightning.Trainer` lacks; a barebones one stays as it is."""
     return [] if trainer.barebones else monitoring_callbacks(trainer.callbacks)  # type: ignore[attr-defined]
-
-
-# A callback knows algorithms and not the other way round, so the defaults introduce themselves.
-Algorithm.default_callbacks = staticmethod(_for_stock_trainer)

@@ -14,6 +14,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from lightning_rl.errors import TrainingFailed
 from lightning_rl.functional.returns import reverse_discounted_sum
 from lightning_rl.functional.statistics import combine_moments
 from lightning_rl.functional.trees import tree_items
@@ -44,8 +45,19 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def absorb(self, moments: Moments) -> None:
-        """Join the moments of a batch, in place."""
+        """Join the moments of a batch, in place.
+
+        Raises:
+            TrainingFailed: The variance is too large for float32; nothing is absorbed then.
+        """
         joint = combine_moments(self.mean, self.var, self.count, *moments)
+        if not torch.isfinite(joint[1]).all():
+            largest = moments[0].abs().max().item()
+            raise TrainingFailed(
+                f"cannot normalise numbers around {largest:.3g}, whose squares float32 does not "
+                "hold, most likely a reward or an observation without bounds; scale it down in a "
+                "wrapper of the environment"
+            )
         for buffer, new in zip((self.mean, self.var, self.count), joint, strict=True):
             buffer.copy_(new)
 

@@ -123,16 +123,16 @@ class TorchUpdates:
         self._optimizers: dict[int, Any] = {}
         self.hook = register_optimizer_step_post_hook(self._count)
 
-    def watch(self, optimizer_class: Any) -> None:
-        """Count the steps of a class that calls no hooks as well."""
-        step = optimizer_class.step
+    def watch(self, optimizer_class: Any, method: str = "step") -> None:
+        """Count the steps of a class that calls no hooks as well, by the calls of `method`."""
+        step = getattr(optimizer_class, method)
 
         def counted(optimizer: Any, *arguments: Any) -> None:
             step(optimizer, *arguments)
             self._count(optimizer)
 
         counted.hooked = True  # type: ignore[attr-defined]
-        optimizer_class.step = counted
+        setattr(optimizer_class, method, counted)
 
     def _count(self, optimizer: Any, *_: Any) -> None:
         self.gradient_steps += 1

@@ -112,7 +112,7 @@ def train(case: Case, options: argparse.Namespace) -> tuple[Outcome, Clock]:
         updates: TableUpdates | TorchUpdates = TableUpdates(agent)
     else:
         updates = TorchUpdates()
-        updates.watch(FlatAdam)
+        updates.watch(FlatAdam, "count_step")  # a compiled update has no other call
         updates.watch(FlatRMSprop)
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)

@@ -38,10 +38,11 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
 from lightning_rl.functional.parameters import flatten_parameters
 from lightning_rl.functional.returns import td_target
@@ -153,8 +154,8 @@ class CrossQ(Algorithm):
     gamma: float
     learning_rates: list[float]
     observation_normalizer: RunningNormalizer | None
-    critic_gradient: JointGradient
-    gradient: JointGradient
+    critic_update: JointUpdate
+    update: JointUpdate
     policy: ActingFunction
 
     def __init__(
@@ -224,10 +225,9 @@ class CrossQ(Algorithm):
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in prepared(self, minibatches):
             with_actor = (self.gradient_steps + 1) % self.policy_delay == 0
-            gradient = self.gradient if with_actor else self.critic_gradient
+            update = self.update if with_actor else self.critic_update
             names = ACTOR_STATISTICS if with_actor else CRITIC_STATISTICS
-            gradients, statistics = gradient(minibatch, update_noise(self, 2))
-            self.apply_gradients(self.flats[: len(gradients)], gradients)
+            statistics = update(minibatch, update_noise(self, 2))
             self.statistics.add((*names, "train/grad_norm"), statistics)
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
@@ -238,18 +238,19 @@ class CrossQ(Algorithm):
         count = 3 if self.temperature.is_learned else 2
         self.flats = [flatten_parameters(network) for network in networks[:count]]
         loss = partial(crossq_losses, gamma=self.gamma, target_entropy=self.target_entropy)
-        self.gradient, self.critic_gradient = (
-            joint_gradient_function(
+        betas = [(self.adam_beta1, 0.999), (self.adam_beta1, 0.999), (0.9, 0.999)]
+        optimizers = [
+            FlatAdam(flat.flat, rate, betas=decay)
+            for flat, rate, decay in zip(self.flats, self.learning_rates, betas, strict=False)
+        ]
+        self.update, self.critic_update = (
+            make_joint_update(
+                self,
                 partial(loss, with_actor=trained > 1),
                 networks[:trained],
-                self.flats[:trained],
-                self.compiled,
+                optimizers[:trained],
                 networks[trained:],
             )
             for trained in (count, 1)
         )
-        betas = [(self.adam_beta1, 0.999), (self.adam_beta1, 0.999), (0.9, 0.999)]
-        return [
-            FlatAdam(flat.flat, rate, betas=decay)
-            for flat, rate, decay in zip(self.flats, self.learning_rates, betas, strict=False)
-        ]
+        return [*optimizers]

@@ -35,12 +35,13 @@ from lightning_rl.experience.box_actions import (
     take_arguments,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import FlatParameters, flatten_parameters
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import ensemble_squared_error
 from lightning_rl.networks.acting import ActingFunction
@@ -127,7 +128,7 @@ class DDPG(Algorithm):
     """
 
     policy: ActingFunction
-    gradient: JointGradient
+    update: JointUpdate
     gamma: float
     tau: float
     observation_normalizer: RunningNormalizer | None
@@ -202,11 +203,7 @@ class DDPG(Algorithm):
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in prepared(self, minibatches):
-            gradients, statistics = self.gradient(minibatch)
-            self.apply_gradients(self.flats, gradients)
-            for target, online in zip(self.flat_targets, self.flats, strict=True):
-                polyak_update(target, online, self.tau)
-            self.statistics.add(TRAINING_TAGS, statistics)
+            self.statistics.add(TRAINING_TAGS, self.update(minibatch))
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
 
@@ -217,8 +214,8 @@ class DDPG(Algorithm):
         self.flats = [flatten_parameters(network) for network in trained]
         self.flat_targets = [FlatParameters(dict(x.named_parameters())) for x in frozen]
         loss = partial(ddpg_losses, gamma=self.gamma)
-        self.gradient = joint_gradient_function(loss, trained, self.flats, self.compiled, frozen)
-        return [
-            FlatAdam(flat.flat, rate)
-            for flat, rate in zip(self.flats, self.learning_rates, strict=True)
-        ]
+        rates = zip(self.flats, self.learning_rates, strict=True)
+        optimizers = [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        targets = list(zip(frozen, self.flat_targets, strict=True))
+        self.update = make_joint_update(self, loss, trained, optimizers, frozen, targets)
+        return [*optimizers]

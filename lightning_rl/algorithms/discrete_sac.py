@@ -37,12 +37,13 @@ from lightning_rl.experience.box_actions import (
     take_arguments,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import FlatParameters, flatten_parameters
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import ensemble_squared_error, temperature_loss
 from lightning_rl.networks.acting import ActingFunction
@@ -156,7 +157,7 @@ class DiscreteSAC(Algorithm):
     learning_starts: int
     learning_rates: list[float]
     observation_normalizer: RunningNormalizer | None
-    gradient: JointGradient
+    update: JointUpdate
     policy: ActingFunction
 
     def __init__(
@@ -238,10 +239,7 @@ class DiscreteSAC(Algorithm):
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in prepared(self, minibatches):
-            gradients, statistics = self.gradient(minibatch)
-            self.apply_gradients(self.flats, gradients)
-            polyak_update(self.flat_target, self.flats[0], self.tau)
-            self.statistics.add(TRAINING_TAGS, statistics)
+            self.statistics.add(TRAINING_TAGS, self.update(minibatch))
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
 
@@ -252,14 +250,9 @@ class DiscreteSAC(Algorithm):
         count = 3 if self.temperature.is_learned else 2
         self.flats = [flatten_parameters(network) for network in networks[:count]]
         self.flat_target = FlatParameters(dict(self.target_critic.named_parameters()))
-        self.gradient = joint_gradient_function(
-            loss,
-            networks[:count],
-            self.flats,
-            self.compiled,
-            [*networks[count:], self.target_critic],
-        )
-        return [
-            FlatAdam(flat.flat, rate)
-            for flat, rate in zip(self.flats, self.learning_rates, strict=False)
-        ]
+        trained, frozen = networks[:count], [*networks[count:], self.target_critic]
+        rates = zip(self.flats, self.learning_rates, strict=False)
+        optimizers = [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        targets = [(self.target_critic, self.flat_target)]
+        self.update = make_joint_update(self, loss, trained, optimizers, frozen, targets)
+        return [*optimizers]

@@ -40,12 +40,13 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import FlatParameters, flatten_parameters
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import (
     ensemble_squared_error,
@@ -105,7 +106,7 @@ def sac_losses(
     q_values = critic(observation, minibatch["action"].flatten(1))
     critic_loss = ensemble_squared_error(q_values, target)
     action, log_prob = squashed_gaussian(actor(observation), noise[1])
-    actor_loss = (alpha * log_prob - critic(observation, action).amin(0)).mean()
+    actor_loss = (alpha * log_prob - critic(observation, action, least=True)).mean()
     alpha_loss = temperature_loss(log_alpha, log_prob, target_entropy)
     statistics = (critic_loss, actor_loss, q_values.mean(), log_prob.mean(), alpha)
     return (critic_loss, actor_loss, alpha_loss), torch.stack(statistics).detach()
@@ -165,7 +166,7 @@ class SAC(Algorithm):
     tau: float
     learning_rates: list[float]
     observation_normalizer: RunningNormalizer | None
-    gradient: JointGradient
+    update: JointUpdate
     policy: ActingFunction
 
     def __init__(
@@ -232,9 +233,7 @@ class SAC(Algorithm):
     def training_step(self, minibatches: Iterable[Transitions], batch_idx: int) -> Statistics:
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         for minibatch in prepared(self, minibatches):
-            gradients, statistics = self.gradient(minibatch, update_noise(self, 2))
-            self.apply_gradients(self.flats, gradients)
-            polyak_update(self.flat_target, self.flats[0], self.tau)
+            statistics = self.update(minibatch, update_noise(self, 2))
             self.statistics.add(TRAINING_TAGS, statistics)
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
@@ -247,6 +246,8 @@ class SAC(Algorithm):
         self.flat_target = FlatParameters(dict(self.target_critic.named_parameters()))
         loss = partial(sac_losses, gamma=self.gamma, target_entropy=self.target_entropy)
         frozen = [*networks[len(trained) :], self.target_critic]
-        self.gradient = joint_gradient_function(loss, trained, self.flats, self.compiled, frozen)
         rates = zip(self.flats, self.learning_rates, strict=False)
-        return [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        optimizers = [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        targets = [(self.target_critic, self.flat_target)]
+        self.update = make_joint_update(self, loss, trained, optimizers, frozen, targets)
+        return [*optimizers]

@@ -38,12 +38,13 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import FlatParameters, flatten_parameters
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import ensemble_squared_error
 from lightning_rl.networks.acting import ActingFunction
@@ -148,8 +149,8 @@ class TD3(Algorithm):
     tau: float
     learning_rates: list[float]
     observation_normalizer: RunningNormalizer | None
-    critic_gradient: JointGradient
-    gradient: JointGradient
+    critic_update: JointUpdate
+    update: JointUpdate
     policy: ActingFunction
 
     def __init__(
@@ -222,15 +223,11 @@ class TD3(Algorithm):
         for minibatch in prepared(self, minibatches):
             noise = update_noise(self)
             if (self.gradient_steps + 1) % self.policy_delay:
-                gradients, statistics = self.critic_gradient(minibatch, noise)
-                self.apply_gradients(self.flats[:1], gradients)
+                statistics = self.critic_update(minibatch, noise)
                 self.statistics.add((*CRITIC_STATISTICS, "train/grad_norm"), statistics)
             else:
-                gradients, statistics = self.gradient(minibatch, noise)
-                self.apply_gradients(self.flats, gradients)
+                statistics = self.update(minibatch, noise)
                 self.statistics.add((*ACTOR_STATISTICS, "train/grad_norm"), statistics)
-                for target, online in zip(self.flat_targets, self.flats, strict=True):
-                    polyak_update(target, online, self.tau)
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
 
@@ -245,13 +242,12 @@ class TD3(Algorithm):
             target_noise=self.target_noise,
             noise_clip=self.noise_clip,
         )
-        self.gradient = joint_gradient_function(loss, networks, self.flats, self.compiled, targets)
-        self.critic_gradient = joint_gradient_function(
-            partial(loss, with_actor=False),
-            networks[:1],
-            self.flats[:1],
-            self.compiled,
-            [self.actor, *targets],
-        )
         rates = zip(self.flats, self.learning_rates, strict=True)
-        return [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        optimizers = [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        followers = list(zip(targets, self.flat_targets, strict=True))
+        self.update = make_joint_update(self, loss, networks, optimizers, targets, followers)
+        critic_loss, frozen = partial(loss, with_actor=False), [self.actor, *targets]
+        self.critic_update = make_joint_update(
+            self, critic_loss, networks[:1], optimizers[:1], frozen
+        )
+        return [*optimizers]

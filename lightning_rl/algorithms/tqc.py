@@ -42,13 +42,14 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
 from lightning_rl.functional.compilation import CompileChoice
 from lightning_rl.functional.distributional import quantile_huber_loss, quantile_midpoints
-from lightning_rl.functional.joint_gradients import JointGradient, joint_gradient_function
+from lightning_rl.functional.joint_updates import JointUpdate
 from lightning_rl.functional.optimizers import FlatAdam
-from lightning_rl.functional.parameters import FlatParameters, flatten_parameters, polyak_update
+from lightning_rl.functional.parameters import FlatParameters, flatten_parameters
 from lightning_rl.functional.returns import td_target
 from lightning_rl.functional.soft_actor_critic import (
     squashed_gaussian,
@@ -187,7 +188,7 @@ class TQC(Algorithm):
         ConfigError: For values outside their range or spaces that are not supported.
     """
 
-    gradient: JointGradient
+    update: JointUpdate
     policy: ActingFunction
     learning_rates: list[float]
     gamma: float
@@ -267,10 +268,7 @@ class TQC(Algorithm):
         """Interleave collecting with gradient steps on replayed minibatches, for one unit."""
         midpoints = quantile_midpoints(self.num_quantiles).to(self.device)
         for minibatch in prepared(self, minibatches):
-            noise = update_noise(self, 2)
-            gradients, statistics = self.gradient(minibatch, noise, midpoints)
-            self.apply_gradients(self.flats, gradients)
-            polyak_update(self.flat_target, self.flats[0], self.tau)
+            statistics = self.update(minibatch, update_noise(self, 2), midpoints)
             self.statistics.add(TRAINING_TAGS, statistics)
         absorb_unit(self, self.observation_normalizer)
         return self.finish_update({"train/learning_rate": self.learning_rates[0]})
@@ -288,6 +286,8 @@ class TQC(Algorithm):
         trained, frozen = networks[:count], networks[count:]
         self.flats = [flatten_parameters(network) for network in trained]
         self.flat_target = FlatParameters(dict(self.target_critic.named_parameters()))
-        self.gradient = joint_gradient_function(loss, trained, self.flats, self.compiled, frozen)
         rates = zip(self.flats, self.learning_rates, strict=False)
-        return [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        optimizers = [FlatAdam(flat.flat, rate) for flat, rate in rates]
+        targets = [(self.target_critic, self.flat_target)]
+        self.update = make_joint_update(self, loss, trained, optimizers, frozen, targets)
+        return [*optimizers]

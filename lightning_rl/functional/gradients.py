@@ -117,7 +117,7 @@ def is_traceable(network: nn.Module) -> bool:
 
 def stateless(module: nn.Module, tensors: Tensors) -> Callable[..., Any]:
     """Return the module as a function that reads `tensors` instead of its own."""
-    return lambda *arguments: functional_call(module, tensors, arguments)
+    return lambda *arguments, **named: functional_call(module, tensors, arguments, named)
 
 
 def tensors_of(module: nn.Module) -> Tensors:

@@ -57,7 +57,8 @@ def _eager(
     def gradient(*inputs: Any) -> tuple[tuple[Tensor, ...], Tensor]:
         with torch.enable_grad():
             losses, statistics = loss(*networks, *frozen, *inputs)
-            return _differentiate(losses, leaves, statistics)
+            parts, statistics = _differentiate(losses, leaves, statistics)
+        return tuple(map(_flatten, parts)), statistics
 
     return gradient
 
@@ -71,23 +72,8 @@ def _compiled(
     modules = (*networks, *frozen)
 
     def whole(tensors: list[Tensors], inputs: Any) -> tuple[Tensor, ...]:
-        leaves = [
-            [values[name].detach().requires_grad_() for name in flat.named]
-            for values, flat in zip(tensors, parameters, strict=False)
-        ]
-        trained: list[Tensors] = [
-            dict(zip(flat.named, group, strict=True))
-            for flat, group in zip(parameters, leaves, strict=True)
-        ]
-        trained += [{}] * len(frozen)
-        calls = [
-            stateless(module, {**values, **own})
-            for module, values, own in zip(modules, tensors, trained, strict=True)
-        ]
-        with torch.enable_grad():
-            losses, statistics = loss(*calls, *inputs)
-            gradients, statistics = _differentiate(losses, leaves, statistics)
-        return (*gradients, statistics)
+        parts, statistics = differentiate_functionally(loss, modules, parameters, tensors, inputs)
+        return (*map(_flatten, parts), statistics)
 
     # Detached views of the same memory: in-place updates of the parameters are seen.
     tensors = [tensors_of(module) for module in modules]
@@ -100,13 +86,51 @@ def _compiled(
     return gradient
 
 
+def differentiate_functionally(
+    loss: JointLoss,
+    modules: Sequence[nn.Module],
+    parameters: Sequence[FlatParameters],
+    tensors: Sequence[Tensors],
+    inputs: Any,
+) -> tuple[list[list[Tensor]], Tensor]:
+    """Return every network's gradients, parameter by parameter, and statistics with their norm.
+
+    Args:
+        loss: See `joint_gradient_function`.
+        modules: Networks and frozen ones, called with `tensors` in place of their own.
+        parameters: Of the networks, which come first.
+        tensors: By name, of each module.
+        inputs: Of the loss.
+    """
+    leaves = [
+        [values[name].detach().requires_grad_() for name in flat.named]
+        for values, flat in zip(tensors, parameters, strict=False)
+    ]
+    trained: list[Tensors] = [
+        dict(zip(flat.named, group, strict=True))
+        for flat, group in zip(parameters, leaves, strict=True)
+    ]
+    trained += [{}] * (len(modules) - len(parameters))
+    calls = [
+        stateless(module, {**values, **own})
+        for module, values, own in zip(modules, tensors, trained, strict=True)
+    ]
+    with torch.enable_grad():
+        losses, statistics = loss(*calls, *inputs)
+        return _differentiate(losses, leaves, statistics)
+
+
 def _differentiate(
     losses: Sequence[Tensor], leaves: Sequence[Sequence[Tensor]], statistics: Tensor
-) -> tuple[tuple[Tensor, ...], Tensor]:
-    gradients = []
+) -> tuple[list[list[Tensor]], Tensor]:
+    parts = []
     for index, (loss, group) in enumerate(zip(losses, leaves, strict=False)):
         # The losses share parts of the graph, which the last one may free.
-        parts = torch.autograd.grad(loss, group, retain_graph=index + 1 < len(leaves))
-        gradients.append(torch.cat([part.reshape(-1) for part in parts]))
-    squares = torch.stack([gradient.square().sum() for gradient in gradients])
-    return tuple(gradients), torch.cat((statistics, squares.sum().sqrt().view(1)))
+        retain = index + 1 < len(leaves)
+        parts.append(list(torch.autograd.grad(loss, group, retain_graph=retain)))
+    squares = torch.stack([part.square().sum() for group in parts for part in group])
+    return parts, torch.cat((statistics, squares.sum().sqrt().view(1)))
+
+
+def _flatten(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.reshape(-1) for part in parts])

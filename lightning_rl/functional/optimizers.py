@@ -33,6 +33,11 @@ class FlatAdam(torch.optim.Adam):
         betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         super().__init__([parameter], lr=lr, betas=betas, eps=eps, fused=True)
+        self.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
 
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step with the gradient in `parameter.grad`; `closure` is not supported."""
@@ -40,12 +45,8 @@ class FlatAdam(torch.optim.Adam):
         parameter: Tensor = group["params"][0]
         if parameter.grad is None:
             return
+        self.count_step()
         state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += _ONE
         beta1, beta2 = group["betas"]
         torch._fused_adam_(
             [parameter.detach()],  # the same memory, of which autograd records nothing
@@ -63,9 +64,59 @@ class FlatAdam(torch.optim.Adam):
             maximize=False,
         )
 
+    def count_step(self) -> None:
+        """Count a step, which `step` does itself and who steps by `adam_update` has to."""
+        self.state[self.param_groups[0]["params"][0]]["step"] += _ONE
+
+    def scales(self) -> tuple[float, float]:
+        """Return the factors of the running mean and of the root of the running mean square.
+
+        They are `lr / (1 - beta1^t)` and `1 / sqrt(1 - beta2^t)` at step t.
+        """
+        group = self.param_groups[0]
+        beta1, beta2 = group["betas"]
+        count = self.state[group["params"][0]]["step"].item()
+        return group["lr"] / (1.0 - beta1**count), (1.0 - beta2**count) ** -0.5
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load in place: a compiled update holds on to the tensors of the state."""
+        parameter = self.param_groups[0]["params"][0]
+        kept = self.state[parameter]
+        super().load_state_dict(state_dict)
+        loaded = self.state[parameter]
+        for name, tensor in kept.items():
+            tensor.copy_(loaded[name]) if name in loaded else tensor.zero_()
+        self.state[parameter] = kept
+
     # `Optimizer` wraps the step of every class that does not say it has been wrapped in a profiler
     # range, which costs more than the kernel.
     step.hooked = True  # type: ignore[attr-defined]
+
+
+def adam_update(
+    parameter: Tensor,
+    gradient: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    scales: Tensor,
+    betas: tuple[float, float],
+    eps: float,
+) -> None:
+    """Make a step of Adam in place, of tensor operations alone, for a program that is compiled.
+
+    Args:
+        parameter: Of any shape, as are its gradient and the running means.
+        gradient: Of the loss.
+        exp_avg: Running mean of gradients.
+        exp_avg_sq: Of their squares.
+        scales: `(2,)`, what `FlatAdam.scales` returns.
+        betas: Decays of the two.
+        eps: Added to the denominator.
+    """
+    beta1, beta2 = betas
+    exp_avg.lerp_(gradient, 1.0 - beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+    parameter.sub_(scales[0] * exp_avg / (exp_avg_sq.sqrt() * scales[1] + eps))
 
 
 class FlatRMSprop(torch.optim.Optimizer):

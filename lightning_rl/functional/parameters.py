@@ -38,10 +38,14 @@ class FlatParameters:
         pairs = zip(self.named.values(), self._views(), strict=True)
         return all(p.data_ptr() == view.data_ptr() and p.shape == view.shape for p, view in pairs)
 
-    def _views(self) -> list[Tensor]:
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Return the parts of a `(P,)` tensor that belong to the parameters, as views of it."""
         parameters = list(self.named.values())
-        chunks = self.flat.detach().split([p.numel() for p in parameters])
+        chunks = flat.split([p.numel() for p in parameters])
         return [chunk.view(p.shape) for chunk, p in zip(chunks, parameters, strict=True)]
+
+    def _views(self) -> list[Tensor]:
+        return self.split(self.flat.detach())
 
 
 def flatten_parameters(module: nn.Module) -> FlatParameters:

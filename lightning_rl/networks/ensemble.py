@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
 from lightning_rl.errors import ConfigError
+from lightning_rl.functional.grouped import grouped_product
 from lightning_rl.networks.encoders import make_encoder
 from lightning_rl.networks.mlp import activation_functions, build_network
 from lightning_rl.types import TensorObservation
@@ -50,6 +52,7 @@ class EnsembleMLP(nn.Module):
         if num_members < 1 or any(size < 1 for size in sizes):
             raise ConfigError(f"expected positive sizes, got {num_members} networks of {sizes}")
         self._activation, _ = activation_functions(activation)
+        self.activation = activation.lower()
         self.num_members = num_members
         weights, biases = [], []
         for fan_in, fan_out in pairwise(sizes):
@@ -63,6 +66,16 @@ class EnsembleMLP(nn.Module):
         """Map `(B, input_size)` to `(M, B, output_size)`."""
         return self.first(self.num_members, x)
 
+    def least(self, x: Tensor) -> Tensor:
+        """Return the least of the networks' single outputs, `(B,)`, for a loss of `x` alone.
+
+        Its gradient goes to `x` and not to the parameters.
+        """
+        if self.activation != "relu":
+            return self.forward(x).squeeze(-1).amin(0)
+        parameters = (*self.weights, *self.biases)
+        return _LeastOutput.apply(x, *(parameter.detach() for parameter in parameters))
+
     def first(self, members: int, x: Tensor) -> Tensor:
         """Return what the first networks alone make of `x`, `(members, B, output_size)`."""
         x = x.expand(members, -1, -1)
@@ -73,6 +86,44 @@ class EnsembleMLP(nn.Module):
             if index < last:
                 x = self._activation(x)
         return x
+
+
+class _LeastOutput(torch.autograd.Function):
+    """The least of M networks with ReLU, each row of whose gradient goes back through one of them.
+
+    What autograd records instead multiplies M matrices of which all rows but one in M are zero. In
+    SAC's actor loss that is one of its three large products on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
+        """Return the least output of every row; `parameters` are all weights, then biases."""
+        count = len(parameters) // 2
+        weights, biases = parameters[:count], parameters[count:]
+        y = x.expand(len(weights[0]), -1, -1)
+        hidden = []
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            y = torch.relu(torch.bmm(y, weight) + bias)
+            hidden.append(y)
+        values, least = (torch.bmm(y, weights[-1]) + biases[-1]).squeeze(-1).min(0)
+        ctx.save_for_backward(least, *hidden, *weights)
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradient of the input, computed with the rows sorted by their network."""
+        least, *saved = ctx.saved_tensors
+        half = len(saved) // 2
+        hidden, weights = saved[:half], saved[half:]
+        order = least.argsort()
+        members = least[order]
+        # Up to which row the first networks reach.
+        ends = (least <= torch.arange(len(weights[0]), device=least.device)[:, None]).sum(1)
+        delta = gradients[0][order][:, None] * weights[-1].squeeze(-1)[members]
+        for y, weight in zip(reversed(hidden), reversed(weights[:-1]), strict=True):
+            delta = torch.where(y[members, order] > 0, delta, 0.0)
+            delta = grouped_product(delta, weight.mT, ends)
+        return delta[order.argsort()], *(None for _ in range(2 * len(weights)))
 
 
 class CriticEnsemble(nn.Module):
@@ -116,6 +167,7 @@ class CriticEnsemble(nn.Module):
         observation: TensorObservation,
         action: Tensor | None = None,
         num_members: int | None = None,
+        least: bool = False,
     ) -> Tensor:
         """Return values `(M, B)`, or `(M, B, num_outputs)` for more than one output, as float32.
 
@@ -123,13 +175,17 @@ class CriticEnsemble(nn.Module):
             observation: `(B, *obs_shape)`.
             action: `(B, action_size)`; None with `action_size` 0.
             num_members: Of the first critics only, at no cost for the others; None for all.
+            least: Return the least of all values, `(B,)`, for a loss that moves the action alone.
         """
         features = self.encoder(observation)
         if action is not None:
             features = torch.cat((features, action), -1)
+        if self.members is None and least:
+            return self.mlp.least(features).float()
         if self.members is None:
             values = self.mlp.first(num_members or self.mlp.num_members, features)
         else:
             members = self.members[:num_members]
             values = torch.stack([member(features) for member in members])
-        return (values.squeeze(-1) if self.num_outputs == 1 else values).float()
+        values = (values.squeeze(-1) if self.num_outputs == 1 else values).float()
+        return values.amin(0) if least else values

@@ -1,4 +1,4 @@
-"""RMSprop on one flat parameter."""
+"""Adam and RMSprop on one flat parameter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_rl.functional.optimizers import FlatRMSprop
+from lightning_rl.functional.optimizers import FlatAdam, FlatRMSprop, adam_update
 
 
 def test_two_steps_by_hand() -> None:
@@ -52,3 +52,36 @@ def test_no_gradient_no_step_and_a_state_that_loads() -> None:
     optimizer.step()
     other.step()
     assert torch.equal(twin, parameter)
+
+
+def test_adam_in_tensor_operations_is_the_kernel_s() -> None:
+    parameter = nn.Parameter(torch.linspace(-1.0, 1.0, 7))
+    optimizer = FlatAdam(parameter, lr=0.1, eps=1e-3, betas=(0.5, 0.75))
+    value, means = parameter.detach().clone(), [torch.zeros(7), torch.zeros(7)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(5):
+        parameter.grad = torch.randn(7, generator=generator)
+        optimizer.step()
+        scales = torch.tensor(optimizer.scales())
+        adam_update(value, parameter.grad, *means, scales, (0.5, 0.75), 1e-3)
+    assert torch.allclose(value, parameter, atol=1e-6)
+    state = optimizer.state[parameter]
+    assert torch.allclose(means[0], state["exp_avg"])
+    assert torch.allclose(means[1], state["exp_avg_sq"])
+    assert optimizer.scales() == pytest.approx((0.1 / (1 - 0.5**5), (1 - 0.75**5) ** -0.5))
+
+
+def test_adam_s_state_is_loaded_in_place() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = FlatAdam(parameter, lr=0.1)
+    unused = copy.deepcopy(optimizer.state_dict())
+    before = dict(optimizer.state[parameter])
+    parameter.grad = torch.ones(2)
+    optimizer.step()
+    used = copy.deepcopy(optimizer.state_dict())
+    optimizer.step()
+    for state, steps in ((used, 1.0), ({**used, "state": {}}, 0.0), (used, 1.0), (unused, 0.0)):
+        optimizer.load_state_dict(state)
+        assert all(optimizer.state[parameter][name] is before[name] for name in before)
+        assert before["step"].item() == steps
+        assert before["exp_avg"].tolist() == pytest.approx([0.1 * steps] * 2)

@@ -79,6 +79,31 @@ def test_the_first_members_alone_are_those_of_all(network: Any):
         assert not any(bool(p.grad[1:].any()) for p in critic.parameters())
 
 
+@pytest.mark.parametrize("sizes", [(8, 12), (7,), ()])
+@pytest.mark.parametrize("network", [None, lambda i, o: nn.Linear(i, o)])
+def test_the_least_value_moves_the_action_as_the_minimum_of_all_does(network: Any, sizes: Any):
+    torch.manual_seed(0)
+    critic = CriticEnsemble(VECTOR, 2, num_critics=3, hidden_sizes=sizes, network=network)
+    for parameter in critic.parameters():  # far apart, so that each is the least somewhere
+        parameter.data.mul_(4.0)
+    observation, action = torch.randn(50, 3), torch.randn(50, 2, requires_grad=True)
+    values, weight = critic(observation, action), torch.randn(50)
+    least = critic(observation, action, least=True)
+    assert sorted(values.argmin(0).unique().tolist()) == [0, 1, 2]
+    assert torch.allclose(least, values.amin(0), rtol=1e-4)
+    of_least, of_all = (
+        torch.autograd.grad((x * weight).sum(), action)[0] for x in (least, values.amin(0))
+    )
+    assert torch.allclose(of_least, of_all, rtol=1e-4)
+    assert of_all.abs().max() > 0.01
+
+
+def test_the_least_of_networks_with_another_activation():
+    torch.manual_seed(0)
+    ensemble, x = EnsembleMLP(2, 4, (8,), 1, "tanh"), torch.randn(6, 4)
+    assert torch.equal(ensemble.least(x), ensemble(x).squeeze(-1).amin(0))
+
+
 def test_one_encoder_serves_all_members():
     space = spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "vector": VECTOR})
     critic = CriticEnsemble(space, 1, hidden_sizes=(8,))

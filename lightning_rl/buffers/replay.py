@@ -15,7 +15,7 @@ from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.spaces import allocate
 from lightning_rl.errors import CheckpointError
 from lightning_rl.functional.trees import map_tree, tree_items
-from lightning_rl.storage.segments import SegmentStore
+from lightning_rl.storage.segments import SEGMENT_BYTES, SegmentStore
 from lightning_rl.types import Array, Observation, TensorObservation
 
 Transitions = dict[str, TensorObservation]
@@ -67,7 +67,7 @@ class Replay(Protocol):
         """Return what does not go into segments."""
 
     def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
-        """Write what is new into a segment; return the references of all content."""
+        """Write what is new into segments; return the references of all content."""
 
     def segment_files(self, directory: Path) -> set[str]:
         """Return the names of the segments in `directory` that hold the present content."""
@@ -229,19 +229,28 @@ class ReplayBuffer:
         return {"inserted": self.inserted, "capacity": self.capacity, "cuts": cuts}
 
     def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
-        """Write what was added since the last call into a new segment; return all references.
+        """Write what was added since the last call into new segments; return all references.
 
-        The cost is that of the new transitions, not of the capacity.
+        The cost is that of the new transitions, not of the capacity, and the memory that of a
+        segment.
         """
         first = self._first_kept
         references = [
             item for item in self._segments.get(store.directory, []) if item["end"] > first
         ]
         saved = references[-1]["end"] if references else first
-        if saved < self.inserted:
-            references.append(dict(store.append(saved, self._rows(saved, self.inserted))))
+        while saved < self.inserted:
+            end = min(self.inserted, saved + self._rows_per_segment)
+            references.append(dict(store.append(saved, self._rows(saved, end))))
+            saved = end
         self._segments[store.directory] = references
         return list(references)
+
+    @property
+    def _rows_per_segment(self) -> int:
+        """Transitions that a segment may hold."""
+        row = sum(column[:1].nbytes for column in self._rows(0, 1).values())
+        return max(1, SEGMENT_BYTES // row)
 
     def segment_files(self, directory: Path) -> set[str]:
         """Return the names of the segments in `directory` that hold the present content."""
@@ -274,6 +283,9 @@ class ReplayBuffer:
 
     def _rows(self, start: int, end: int) -> dict[str, Tensor]:
         """Return what a segment holds of the transitions `start <= number < end`."""
+        first = start % self.capacity
+        if first + end - start <= self.capacity:
+            return {name: leaf[first : first + end - start] for name, leaf in self._named_leaves()}
         rows = torch.arange(start, end) % self.capacity
         return {name: leaf[rows] for name, leaf in self._named_leaves()}
 

@@ -75,7 +75,7 @@ class ReplayWrapper:
         return self.replay.state_dict()
 
     def write_segments(self, store: SegmentStore) -> list[dict[str, Any]]:
-        """Write what is new into a segment; return the references of all content."""
+        """Write what is new into segments; return the references of all content."""
         return self.replay.write_segments(store)
 
     def segment_files(self, directory: Path) -> set[str]:

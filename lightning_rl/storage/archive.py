@@ -18,14 +18,13 @@ from typing import Any, BinaryIO
 
 import torch
 
+from lightning_rl.storage.plain import MAX_TUPLE_WEIGHT
+
 _MEMBER = re.compile(
     r"[A-Za-z0-9_.\- =]+/(data\.pkl|byteorder|version|\.format_version|\.storage_alignment|"
     r"\.data/serialization_id|data/[0-9]{1,9})",
     re.ASCII,
 )
-# Hashing a tuple visits all that hangs below it, so a tower of shared pairs would take 2^n steps
-# as a dictionary key.
-_MAX_TUPLE_WEIGHT = 10_000
 _MAX_PROGRAM_BYTES = 16 << 20
 _MAX_OPERATIONS = 500_000
 _END_RECORD_BYTES = 22
@@ -203,9 +202,10 @@ class _Machine:
 
     def push_tuple(self, items: list[Any]) -> None:
         """Push a tuple and bound what hangs below it."""
+        # Hashing visits all of it, so a tower of shared pairs would take 2^n steps as a key.
         weight = 1 + sum(item.weight if isinstance(item, _Tuple) else 1 for item in items)
-        if weight > _MAX_TUPLE_WEIGHT:
-            raise ForbiddenContent(f"a tuple of more than {_MAX_TUPLE_WEIGHT:,} values")
+        if weight > MAX_TUPLE_WEIGHT:
+            raise ForbiddenContent(f"a tuple of more than {MAX_TUPLE_WEIGHT:,} values")
         self.stack.append(_Tuple(items, weight))
 
     def push_global(self, name: str) -> None:

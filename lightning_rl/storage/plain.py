@@ -8,6 +8,7 @@ bottomless nesting) is refused as well.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,40 +19,93 @@ MAX_DEPTH = 100
 MAX_INTEGER_BYTES = 255
 _ATOMS = (type(None), bool, float, str, complex, torch.dtype, torch.device, torch.Size)
 _CONTAINERS = (dict, OrderedDict, list, tuple)
+MAX_TUPLE_WEIGHT = 10_000
+"""Most values that may hang below a tuple; hashing one visits them all."""
+# Bounds of the operations and bytes that a pickle needs for one.
+_TENSOR_SIZE, _VALUE_SIZE, _CHARACTER_SIZE = 50, 10, 4
+
+
+@dataclass
+class Content:
+    """What a tree holds, as far as the form of its file depends on it.
+
+    Attributes:
+        problem: Why it cannot stand in a sealed file, or None.
+        kinds: Types of its values and keys; of tensors also dtype and device.
+        size: Bound of the bytes and of the operations that the file needs besides tensors' data.
+    """
+
+    problem: str | None = None
+    kinds: set[Any] = field(default_factory=set)
+    size: int = 0
+
+    def count(self, value: Any) -> None:
+        """Take note of a leaf or a key."""
+        if isinstance(value, Tensor):
+            self.size += _TENSOR_SIZE
+            complex_view = value.is_conj() or value.is_neg()
+            self.kinds.add((type(value), value.dtype, value.device.type, complex_view))
+        else:
+            characters = len(value) if isinstance(value, (str, bytes)) else 0
+            self.size += _VALUE_SIZE + _CHARACTER_SIZE * characters
+            self.kinds.add(type(value))
 
 
 def why_not_plain(tree: Any) -> str | None:
-    """Return why `tree` cannot stand in a sealed file, or None if it can.
+    """Return why `tree` cannot stand in a sealed file, or None if it can; see `inspect`."""
+    return inspect(tree).problem
+
+
+def inspect(tree: Any) -> Content:
+    """Return what `tree` holds, and why it cannot stand in a sealed file if it cannot.
 
     Allowed are dict, OrderedDict, list, tuple, str, bytes, bool, int, float, complex, None, torch
     dtypes, devices and sizes, dense tensors and parameters: by exact type, since `np.float64` is a
     `float` and still unreadable.
 
     Returns:
-        One line that begins with the key path, such as `['callbacks']['x'][0]: numpy.ndarray;
-        store a tensor`.
+        The content up to the first problem, which is one line that begins with the key path, such
+        as `['callbacks']['x'][0]: numpy.ndarray; store a tensor`.
     """
+    content = Content()
     # A tree may share branches: each is visited again only where it hangs deeper than before, or
     # thirty shared pairs would be 2^30 visits. A cycle ends at the greatest depth.
     depth_seen: dict[int, int] = {}
+    weights: dict[int, int] = {}
     waiting: list[tuple[Any, str, int]] = [(tree, "", 0)]
-    while waiting:
+    while waiting and content.problem is None:
         value, path, depth = waiting.pop()
         if type(value) not in _CONTAINERS:
             problem = _why_not_leaf(value)
-            if problem:
-                return f"{path or 'the object itself'}: {problem}"
+            content.problem = f"{path or 'the object itself'}: {problem}" if problem else None
+            content.count(value)
             continue
+        content.size += _VALUE_SIZE
         if depth_seen.get(id(value), -1) >= depth:
             continue
         depth_seen[id(value)] = depth
+        content.kinds.add(type(value))
         if depth >= MAX_DEPTH:
-            return f"{path[:60]}...: nested deeper than {MAX_DEPTH} levels"
+            content.problem = f"{path[:60]}...: nested deeper than {MAX_DEPTH} levels"
+            continue
         children, problem = _children(value)
-        if problem:
-            return f"{path or 'the object itself'}: {problem}"
+        if isinstance(value, tuple) and _weight(value, weights) > MAX_TUPLE_WEIGHT:
+            problem = f"a tuple of more than {MAX_TUPLE_WEIGHT:,} values; store a list or a tensor"
+        content.problem = f"{path or 'the object itself'}: {problem}" if problem else None
+        if isinstance(value, dict):
+            for key in value:
+                content.count(key)
         waiting.extend((child, path + step, depth + 1) for step, child in reversed(children))
-    return None
+    return content
+
+
+def _weight(value: Any, known: dict[int, int], depth: int = 0) -> int:
+    """Return how many values hang below a tuple, through tuples alone, with itself."""
+    if not isinstance(value, tuple) or depth > MAX_DEPTH:  # which is a problem by itself
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 1 + sum(_weight(item, known, depth + 1) for item in value)
+    return known[id(value)]
 
 
 def _children(value: Any) -> tuple[list[tuple[str, Any]], str | None]:

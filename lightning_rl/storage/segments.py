@@ -29,6 +29,8 @@ RANK_FOLDER = "rank{rank}"
 _SEGMENT_NAME = re.compile(r"[0-9]+-[0-9]+-[0-9a-f]{12}\.segment", re.ASCII)
 _NUMBERED = re.compile(r"env_steps=([0-9]{1,18})\.ckpt", re.ASCII)
 _MAX_LISTED = 15
+SEGMENT_BYTES = 64 << 20
+"""Largest segment, and so the largest memory that writing the content of a buffer takes."""
 
 
 class SegmentWriteError(OSError):
@@ -82,12 +84,7 @@ class SegmentStore:
                 f"{sorted(lengths)} and start {start}"
             )
         end = start + lengths.pop()
-        # A slice of a buffer shares the whole buffer's storage, which torch.save would write in
-        # full.
-        owned = {
-            name: torch.clone(columns[name].detach(), memory_format=torch.contiguous_format)
-            for name in sorted(columns)
-        }
+        owned = {name: _owned(columns[name]) for name in sorted(columns)}
         self.directory.mkdir(parents=True, exist_ok=True)
         path, sha256 = save_sealed_named(
             {"start": start, "end": end, "columns": owned},
@@ -188,6 +185,17 @@ class SegmentStore:
             return {name: torch.cat([part[name] for part in parts]) for name in names}
         except RuntimeError as error:
             raise CheckpointError(f"{self.directory}: its segments differ in shape") from error
+
+
+def _owned(column: Tensor) -> Tensor:
+    """Return a column that shares its memory with nothing beside it.
+
+    A slice of a buffer has the whole buffer's memory, which torch.save would write in full.
+    """
+    column = column.detach()
+    if column.is_contiguous() and column.untyped_storage().nbytes() == column.nbytes:
+        return column
+    return torch.clone(column, memory_format=torch.contiguous_format)
 
 
 def _has_rows(column: object, rows: int) -> bool:

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lightning_rl.buffers import replay
 from lightning_rl.buffers.replay import ReplayBuffer
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.errors import CheckpointError
@@ -274,3 +275,20 @@ def test_cut_episodes_are_truncated_also_in_a_restored_buffer(tmp_path: Path) ->
     assert_equal(restored(buffer, references, store), buffer)
     buffer.add(random_rollout(np.random.default_rng(3), 4, 2))
     assert_equal(restored(buffer, buffer.write_segments(store), store), buffer)
+
+
+def test_much_that_is_new_is_cut_into_segments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A segment is all that saving holds in memory; here one takes three transitions."""
+    buffer = ReplayBuffer(16, BOTH, ACTION)
+    row = sum(leaf[:1].nbytes for _, leaf in buffer._named_leaves())
+    monkeypatch.setattr(replay, "SEGMENT_BYTES", 4 * row - 1)
+    store = SegmentStore(tmp_path)
+    rng = np.random.default_rng(0)
+    for num_steps in (4, 3, 9, 6):  # 44 transitions: segments that wrap around and that do not
+        buffer.add(random_rollout(rng, num_steps, 2))
+        references = buffer.write_segments(store)
+        assert {item["end"] - item["start"] for item in references} <= {1, 2, 3}
+        assert_equal(restored(buffer, references, SegmentStore(tmp_path)), buffer)
+    assert [item["start"] for item in references] == [28, 31, 32, 35, 38, 41]

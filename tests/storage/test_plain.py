@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lightning_rl.storage.plain import why_not_plain
+from lightning_rl.storage.plain import inspect, why_not_plain
 
 
 class Marked(torch.Tensor):
@@ -99,3 +99,24 @@ def test_shared_branches_are_visited_once():
     for _ in range(60):  # 2^60 paths
         tree = [tree, tree]
     assert why_not_plain(tree) is None
+
+
+def test_the_content_says_on_what_the_form_of_the_file_depends():
+    content = inspect({"a": [torch.ones(3), 1], "b": (2.5, "four")})
+    assert content.problem is None
+    kind = (torch.Tensor, torch.float32, "cpu", False)
+    assert content.kinds == {dict, list, tuple, str, int, float, kind}
+    assert content.size == 3 * 10 + 2 * 14 + 50 + 10 + 10 + 26
+
+
+@pytest.mark.parametrize("length", [9_999, 10_000])
+def test_a_tuple_is_bounded_with_all_that_hangs_below_it(length):
+    flat, pair = tuple(range(length)), ((1, 2),) * 4
+    problem = "['x']: a tuple of more than 10,000 values; store a list or a tensor"
+    assert why_not_plain({"x": flat}) == (problem if length == 10_000 else None)
+    assert why_not_plain({"x": pair}) is None
+    tower = (1, 2)
+    for _ in range(13):
+        tower = (tower, tower)
+    assert why_not_plain({"x": tower}) == problem
+    assert why_not_plain({"x": [flat[:5_000], [flat[:5_000]]]}) is None

@@ -6,12 +6,10 @@ import json
 import math
 import os
 import signal
-import socket
 import sqlite3
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -293,57 +291,3 @@ def test_metrics_database_is_whole(root: Path) -> None:
     connection = sqlite3.connect(root / "e" / "r" / "metrics.db")
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     connection.close()
-
-
-@pytest.mark.parametrize("answer", ["none", "error", "refused"])
-def test_a_server_that_is_no_help(answer: str, tmp_path: Path) -> None:
-    """MLflow's client against a server that never answers, answers 500, or is not there."""
-    import mlflow.tracking  # noqa: F401
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        if answer == "error":
-            threading.Thread(target=answer_500, args=(server,), daemon=True).start()
-        if answer == "refused":
-            server.close()
-        assert in_a_child(lambda: train_against(address, tmp_path)) == 0
-    record = json.loads((tmp_path / "e" / "r" / "run.json").read_text())
-    assert (record["status"], record["env_steps"]) == ("finished", 320)
-    assert [row["step"] for row in read_metrics(tmp_path / "e" / "r" / "metrics.csv")] == [
-        step for number in range(1, 11) for step in (32 * number, 32 * number)
-    ]
-    log = (tmp_path / "e" / "r" / "training.log").read_text()
-    assert log.count("MLFlowLogger does not take what is logged") <= 1
-
-
-def answer_500(server: socket.socket) -> None:
-    while True:
-        try:
-            connection, _ = server.accept()
-        except OSError:
-            return
-        with connection:
-            connection.recv(65536)
-            connection.sendall(b"HTTP/1.1 500 No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-
-
-def train_against(address: str, root: Path) -> None:
-    from lightning.pytorch.loggers import MLFlowLogger
-
-    from lightning_rl import PPO
-    from lightning_rl.runs import tracking
-
-    TrainingCurves.draw = lambda *_: None  # type: ignore[method-assign]
-    tracking.CLOSE_S = tracking.TROUBLED_CLOSE_S = 1.0  # type: ignore[misc]
-    trainer = Trainer(
-        run={"root": str(root), "experiment": "e", "name": "r"},
-        accelerator="cpu",
-        logger=MLFlowLogger(tracking_uri=address),
-        enable_progress_bar=False,
-        eval_episodes=1,
-        log_every_n_steps=1,
-    )
-    env_steps = {"total_env_steps": 320, "num_steps": 32, "minibatch_size": 32}
-    agent = PPO("CartPole-v1", seed=1, compile=False, **env_steps)
-    trainer.fit(agent)
-    assert agent.logging_s < 2.0

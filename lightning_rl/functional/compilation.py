@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -17,11 +15,12 @@ import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from lightning_rl.functional.graph_rewrites import turn_narrow_products
+from lightning_rl.functional.heap import keep_freed_memory
+
 logger = logging.getLogger(__name__)
 
 CompileChoice = Literal["auto"] | bool
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 
 AUTO_GRADIENT_STEPS = 40_000
 """From this many gradient steps on, compiling (10 to 20 s once) pays for itself on a CPU."""
@@ -116,13 +115,14 @@ class TracedFunction:
         def function_of_leaves(*values: Tensor) -> tuple[Tensor, ...]:
             return self._function(*_refill(trees, iter(values)))
 
-        _keep_freed_memory()
+        keep_freed_memory()
         # Kernels called from C++ and not from Python: a tenth of a DQN gradient.
         options = {"cpp_wrapper": all(tensor.device.type == "cpu" for tensor in tensors)}
         with torch.no_grad():  # gradients are taken inside
             # On fake tensors a branch on data is an error; on real ones it would be frozen.
             trace = make_fx(function_of_leaves, tracing_mode="fake", _allow_non_fake_inputs=True)
             graph, examples = trace(*tensors), [*tensors]
+            turn_narrow_products(graph)
             return torch._inductor.compile(graph, examples, options)  # type: ignore
 
 
@@ -150,22 +150,6 @@ def _refill(tree: Any, values: Iterator[Tensor]) -> Any:
     if isinstance(tree, (tuple, list)):
         return type(tree)(_refill(value, values) for value in tree)
     return next(values)
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next call, instead of giving it back.
-
-    Each call of a program allocates its intermediate results and frees them. Where these happen to
-    lie at the heap's end, or are mapped one by one, the system clears every page anew, which added
-    2 ms to a SAC update of 7 ms. With fixed thresholds glibc keeps 64 MiB of freed memory.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc; musl has none
-        mallopt(_M_MMAP_THRESHOLD, 16 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 64 << 20)
 
 
 def _has_compiler() -> bool:

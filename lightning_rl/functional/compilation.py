@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_rl.functional.graph_rewrites import turn_narrow_products
 from lightning_rl.functional.heap import keep_freed_memory
+from lightning_rl.functional.onednn import use_onednn
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +123,7 @@ class TracedFunction:
             # On fake tensors a branch on data is an error; on real ones it would be frozen.
             trace = make_fx(function_of_leaves, tracing_mode="fake", _allow_non_fake_inputs=True)
             graph, examples = trace(*tensors), [*tensors]
+            use_onednn(graph)
             turn_narrow_products(graph)
             return torch._inductor.compile(graph, examples, options)  # type: ignore
 

@@ -21,7 +21,7 @@ NetworkFactory = Callable[[int, int], nn.Module]
 
 
 class EnsembleMLP(nn.Module):
-    """M fully connected networks on the same `(B, input_size)`: one batched product per layer.
+    """M fully connected networks on the same `(B, input_size)`.
 
     Each starts with PyTorch's default initialisation of `nn.Linear`.
 
@@ -78,14 +78,19 @@ class EnsembleMLP(nn.Module):
 
     def first(self, members: int, x: Tensor) -> Tensor:
         """Return what the first networks alone make of `x`, `(members, B, output_size)`."""
-        x = x.expand(members, -1, -1)
-        last = len(self.weights) - 1
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            # Not `baddbmm`: compiled, the addition is fused with the activation.
-            x = torch.bmm(x, weight[:members]) + bias[:members]
-            if index < last:
-                x = self._activation(x)
-        return x
+        layers = [
+            (weight.unbind(), bias.squeeze(1).unbind())
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        outputs = []
+        for member in range(members):
+            y = x
+            for index, (weights, biases) in enumerate(layers):
+                y = torch.addmm(biases[member], y, weights[member])
+                if index < len(layers) - 1:
+                    y = self._activation(y)
+            outputs.append(y)
+        return torch.stack(outputs)
 
 
 class _LeastOutput(torch.autograd.Function):
@@ -99,15 +104,19 @@ class _LeastOutput(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, *parameters: Tensor) -> Tensor:
         """Return the least output of every row; `parameters` are all weights, then biases."""
         count = len(parameters) // 2
-        weights, biases = parameters[:count], parameters[count:]
-        y = x.expand(len(weights[0]), -1, -1)
-        hidden = []
-        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
-            y = torch.relu(torch.bmm(y, weight) + bias)
-            hidden.append(y)
-        values, least = (torch.bmm(y, weights[-1]) + biases[-1]).squeeze(-1).min(0)
-        ctx.save_for_backward(least, *hidden, *weights)
-        return values
+        layers = list(zip(parameters[:count], parameters[count:], strict=True))
+        hidden: list[list[Tensor]] = [[] for _ in layers[1:]]
+        values = []
+        for member in range(len(parameters[0])):
+            y = x
+            for (weights, biases), outputs in zip(layers, hidden, strict=False):
+                y = torch.relu(torch.addmm(biases[member, 0], y, weights[member]))
+                outputs.append(y)
+            weights, biases = layers[-1]
+            values.append(torch.addmm(biases[member, 0], y, weights[member]).squeeze(-1))
+        value, least = torch.stack(values).min(0)
+        ctx.save_for_backward(least, *map(torch.stack, hidden), *parameters[:count])
+        return value
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

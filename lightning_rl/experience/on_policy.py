@@ -71,6 +71,8 @@ class Minibatches:
         return (self._statistics_sum / self._num_recorded).tolist()
 
     def __iter__(self) -> Iterator[Experience]:
+        if self.num_epochs == 1 and 0 < self.num_rows <= self.minibatch_size:
+            yield from self._unshuffled()
         while self._epoch < self.num_epochs:
             if self._permutation is None:
                 self._permutation = torch.randperm(self.num_rows, generator=self._generator)
@@ -81,6 +83,13 @@ class Minibatches:
                 self._position = min(start + self.minibatch_size, self.num_rows)
                 yield _slice(shuffled, start, self._position)
             self._epoch, self._position, self._permutation = self._epoch + 1, 0, None
+
+    def _unshuffled(self) -> Iterator[Experience]:
+        """Yield the only minibatch, whose order means nothing, unless that was done."""
+        if self._epoch == self._position == 0:
+            self._poll()
+            self._epoch = 1
+            yield self.experience
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows and the place in them."""

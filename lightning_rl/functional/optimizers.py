@@ -137,7 +137,6 @@ class FlatRMSprop(torch.optim.Optimizer):
     ) -> None:
         super().__init__([parameter], {"lr": lr, "alpha": alpha, "eps": eps})
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """Step with the gradient in `parameter.grad`; `closure` is not supported."""
         group = self.param_groups[0]
@@ -147,9 +146,10 @@ class FlatRMSprop(torch.optim.Optimizer):
             return
         state = self.state[parameter]
         if not state:
-            state["square_avg"] = torch.zeros_like(parameter)
+            state["square_avg"] = torch.zeros_like(parameter, requires_grad=False)
         square = state["square_avg"]
         square.mul_(group["alpha"]).addcmul_(gradient, gradient, value=1.0 - group["alpha"])
-        parameter.addcdiv_(gradient, (square + group["eps"]).sqrt_(), value=-group["lr"])
+        # Detached: the same memory, of which autograd records nothing.
+        parameter.detach().addcdiv_(gradient, (square + group["eps"]).sqrt_(), value=-group["lr"])
 
     step.hooked = True  # type: ignore[attr-defined]  # as for `FlatAdam`

@@ -9,6 +9,7 @@ PyTorch, from the stored observations and actions.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -68,7 +69,7 @@ def acting_function(*modules: nn.Module | None) -> ActingFunction:
 
 
 def _array_function(module: nn.Module) -> ArrayFunction | None:
-    if any(tensor.device.type != "cpu" for tensor in module.state_dict().values()):
+    if any(tensor.device.type != "cpu" for tensor in chain(module.parameters(), module.buffers())):
         return None
     if isinstance(module, RunningNormalizer) and set(module.leaves) == {"observation"}:
         return _normalizer_function(module)

@@ -49,6 +49,19 @@ def test_a_large_minibatch_is_the_whole_epoch(size: int) -> None:
     assert [len(plain(minibatch)) for minibatch in minibatches(size=size)] == [10] * 3
 
 
+def test_a_single_minibatch_is_shown_once_and_not_shuffled() -> None:
+    source = minibatches(epochs=1, size=10)
+    generator, again = source._generator.get_state(), minibatches(epochs=1, size=10)
+    again.load_state_dict(source.state_dict())
+    assert [plain(minibatch) for minibatch in again] == [list(range(10))]
+    assert torch.equal(source._generator.get_state(), generator)
+    for minibatch in source:
+        assert plain(minibatch) == list(range(10))
+        again.load_state_dict(source.state_dict())
+    assert list(source) == list(again) == []
+    assert list(minibatches(num_rows=0, epochs=1, size=10)) == []
+
+
 def test_the_order_comes_from_the_generator() -> None:
     first, second, third = ([plain(item) for item in minibatches(seed=seed)] for seed in (0, 0, 1))
     assert first == second != third

@@ -168,7 +168,8 @@ class ProgressBar(LightningProgressBar, Callback):
         self._next_tenth = 10 * done // total + 1
         self._marks.append((time.monotonic(), agent.env_steps, done))
         parts = ", ".join(self._parts(total))
-        log.info("%d %%: %s, %s", 100 * done // total, _counts(done, total), parts)
+        percent = min(100, 100 * done // total)  # whole rollouts may pass the budget
+        log.info("%d %%: %s, %s", percent, _counts(done, total), parts)
 
     def _parts(self, total: int) -> list[str]:
         """Return speed, return, loss, epsilon and time left, as far as they are known."""

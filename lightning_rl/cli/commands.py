@@ -172,7 +172,11 @@ def _train(cli: RunCLI, checkpoint: str | None) -> int:
     folder = cli.trainer.run_directory
     if folder is None or not cli.trainer.is_global_zero:
         return 0
+    from lightning_rl.runs.record import budget_is_spent
+
     say(f"run directory:   {folder.path}")
+    if not budget_is_spent(cli.model) and any(folder.checkpoints.glob("*.ckpt")):
+        say(f"continue with:   lightning-rl resume {shlex.quote(str(folder.path))}")
     if folder.curves.exists():
         say(f"curves:          {folder.curves}")
     for name in ("best", "last"):  # no evaluation, no best

@@ -25,6 +25,8 @@ _MAY_CHANGE = re.compile(
     r"accelerator|devices|num_nodes|strategy|profiler|fast_dev_run|detect_anomaly|barebones)(\..*)?|"
     r".*every_\w+"
 )
+# Their number is in the shape of what is restored.
+_NEVER_CHANGES = {"model.env.num_envs", "model.capacity"}
 _SHOWN = 8
 
 
@@ -112,10 +114,9 @@ def continue_documents(request: Request, saved: SavedRun) -> None:
     refused = list(_refused(request, base, overlays))
     if refused:
         more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN else ""
-        keys = " ".join(f"--allow-change {change.split(':')[0]}" for change in refused[:_SHOWN])
         raise ConfigError(
             f"a resumed run keeps its settings, but these differ: {'; '.join(refused[:_SHOWN])}"
-            f"{more}; if you mean it, add {keys}"
+            f"{more}; {_ways_out([change.split(':')[0] for change in refused[:_SHOWN]])}"
         )
 
 
@@ -153,8 +154,22 @@ def _refused(request: Request, base: Document, overlays: list[Document]) -> Iter
         old = saved.get(path)
         if old == value or _MAY_CHANGE.fullmatch(key):
             continue
-        if key not in allowed and key.rsplit(".", 1)[-1] not in allowed:
+        is_allowed = key in allowed or key.rsplit(".", 1)[-1] in allowed
+        if key in _NEVER_CHANGES or not is_allowed:
             yield f"{key}: {old!r} -> {value!r}"
+
+
+def _ways_out(keys: list[str]) -> str:
+    """Return what can be done about changed keys."""
+    fixed = [key for key in keys if key in _NEVER_CHANGES]
+    others = [f"--allow-change {key}" for key in keys if key not in fixed]
+    ways = [f"if you mean it, add {' '.join(others)}"] if others else []
+    if fixed:
+        ways.append(
+            f"{' and '.join(fixed)} cannot change: begin another run with these weights by "
+            "`fit --init_from CHECKPOINT`"
+        )
+    return "; ".join(ways)
 
 
 def _found(folder: Path, names: list[str]) -> str:

@@ -79,6 +79,11 @@ def from_checkpoint(request: Request) -> tuple[RunCLI | None, Path]:
     request.documents = [defaults, stored, *configs]
     request.add_options(model_class(request.documents))
     cli = build(request, [option.token for option in request.options])
+    if cli is not None and cli.model.class_path != model["class_path"]:
+        stored_name = model["class_path"].rsplit(".", 1)[-1]
+        raise ConfigError(
+            f"--model {type(cli.model).__name__}: {path} is one of {stored_name}; leave --model out"
+        )
     if cli is not None and episodes is not None:
         cli.trainer.test_episodes = cli.trainer.eval_episodes = episodes
     return cli, path

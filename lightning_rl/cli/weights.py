@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_rl.errors import CheckpointError
-from lightning_rl.networks.normalization import PER_ENVIRONMENT
+from lightning_rl.networks.normalization import Shape, differing_shapes
 from lightning_rl.storage.sealed import load_sealed
 
 _SHOWN = 5
@@ -39,7 +39,10 @@ def load_weights(agent: nn.Module, path: Path) -> None:
     weights = load_sealed(path).get("state_dict")
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: holds no weights")
-    differences = _differences(agent.state_dict(), weights)
+    differences = [
+        _in_words(name, *shapes)
+        for name, shapes in differing_shapes(agent.state_dict(), weights).items()
+    ]
     if differences:
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise CheckpointError(
@@ -48,12 +51,7 @@ def load_weights(agent: nn.Module, path: Path) -> None:
     agent.load_state_dict(weights)
 
 
-def _differences(own: Mapping[str, Tensor], found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{name} is missing" for name in own if name not in found]
-    lines += [f"{name} is unknown" for name in found if name not in own]
-    for name, value in found.items():
-        if name not in own or name.endswith(PER_ENVIRONMENT):
-            continue
-        if value.shape != own[name].shape:
-            lines.append(f"{name} is {tuple(value.shape)}, expected {tuple(own[name].shape)}")
-    return lines
+def _in_words(name: str, own: Shape | None, found: Shape | None) -> str:
+    if found is None:
+        return f"{name} is missing"
+    return f"{name} is unknown" if own is None else f"{name} is {found}, expected {own}"

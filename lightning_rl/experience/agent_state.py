@@ -22,7 +22,7 @@ from lightning_rl.experience.random_streams import (
     restore_global_random_state,
 )
 from lightning_rl.experience.source import ExperienceSource
-from lightning_rl.networks.normalization import PER_ENVIRONMENT
+from lightning_rl.networks.normalization import Shape, differing_shapes
 from lightning_rl.storage.loop_progress import (
     rewind_unit,
     rewind_validation,
@@ -372,11 +372,9 @@ def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -
                 f"the checkpoint was trained with the {name.replace('_', ' ')} {entry[name]}, "
                 f"but {agent.env_config.name} has {space_to_dict(space)}"
             )
-    own = agent.state_dict()
     differences = [
-        f"{key}: {_shape(saved, key)} in the checkpoint, {_shape(own, key)} here"
-        for key in sorted(saved.keys() | own.keys())
-        if _shape(saved, key) != _shape(own, key)
+        f"{key}: {_shown(there)} in the checkpoint, {_shown(here)} here"
+        for key, (here, there) in differing_shapes(agent.state_dict(), saved).items()
     ]
     if differences:
         shown = "; ".join(differences[:_SHOWN_DIFFERENCES])
@@ -387,7 +385,5 @@ def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -
         )
 
 
-def _shape(tensors: dict[str, Tensor], key: str) -> str:
-    if key not in tensors:
-        return "missing"
-    return "any" if key.endswith(PER_ENVIRONMENT) else str(tuple(tensors[key].shape))
+def _shown(shape: Shape | None) -> str:
+    return "missing" if shape is None else str(shape)

@@ -222,6 +222,12 @@ def _to_batch(space: spaces.Space, observation: Any) -> tuple[TensorObservation,
     leaf_spaces: Any = space
     if isinstance(space, spaces.Dict):
         leaf_spaces, observation = dict(space.spaces), _flat_entries(space, observation)
+        missing = [key for key in space.spaces if key not in observation]
+        if missing:
+            raise ConfigError(
+                f"expected an observation with the entries {list(space.spaces)}, received one "
+                f"without {missing}"
+            )
     arrays = map_tree(
         lambda leaf, value: np.asarray(value, dtype=storage_dtype(leaf)), leaf_spaces, observation
     )

@@ -145,6 +145,24 @@ PER_ENVIRONMENT = "discounted_return"
 """A buffer with one number for each environment: it loads whatever their number was."""
 
 
+Shape = tuple[int, ...]
+
+
+def differing_shapes(
+    own: Mapping[str, Tensor], found: Mapping[str, Tensor]
+) -> dict[str, tuple[Shape | None, Shape | None]]:
+    """Return by name the shapes here and there of what does not fit, None where it is missing."""
+    shapes = [
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (own, found)
+    ]
+    pairs = {name: (shapes[0].get(name), shapes[1].get(name)) for name in sorted({**own, **found})}
+    return {
+        name: (here, there)
+        for name, (here, there) in pairs.items()
+        if here != there and (None in (here, there) or not name.endswith(PER_ENVIRONMENT))
+    }
+
+
 class RewardNormalizer(nn.Module):
     """Rewards divided by the running standard deviation of each env's discounted return, clipped.
 

@@ -141,7 +141,7 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: Trainer, agent: Agent) -> None:
         """Close the record of a run that came to its end."""
-        self._finish("finished" if _budget_is_spent(agent) else "stopped")
+        self._finish("finished" if budget_is_spent(agent) else "stopped")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -327,7 +327,8 @@ def _without_secrets(config_text: str) -> str:
     return str(yaml.safe_dump(tree, sort_keys=False))
 
 
-def _budget_is_spent(agent: Agent) -> bool:
+def budget_is_spent(agent: Agent) -> bool:
+    """Return whether an agent has trained for as long as it was asked to."""
     if agent.total_env_steps is not None:
         return bool(agent.env_steps >= agent.total_env_steps)
     return bool(agent.episodes >= agent.total_episodes)

@@ -119,6 +119,8 @@ def test_nested_observations(make: Any, fit: Fit, tmp_path: Path):
         assert len(one.predict(({"a": {"b": batch}}, batch))) == 3
     with pytest.raises(ConfigError, match=r"entries \['0.a.b', '1'\], received ndarray"):
         agent.predict(sign)
+    with pytest.raises(ConfigError, match=r"'0.a.b', '1'\], received one without \['1'\]"):
+        agent.predict({"0.a.b": sign})
 
 
 def test_actions_outside_of_training_are_deterministic_or_sampled(make: Any):

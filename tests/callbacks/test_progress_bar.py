@@ -57,6 +57,15 @@ def test_resumed_run_logs_only_the_tenths_left(trainer, agent, caplog):
     assert tenths == ["80", "90", "100"]
 
 
+def test_a_rollout_that_passes_the_budget_is_all_of_it(trainer, agent, caplog):
+    caplog.set_level(logging.INFO)
+    bar = ProgressBar(console(terminal=False))
+    bar.on_training_begins(trainer, agent)
+    steps(bar, agent, 1, by=2_560)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("100 %: 2,560/1,000, ")
+
+
 def test_terminal_shows_one_line(trainer, agent, make_episode, clock):
     bar = ProgressBar(console(terminal=True, width=100))
     bar.on_training_begins(trainer, agent)

@@ -114,11 +114,14 @@ def test_a_damaged_checkpoint_is_one_line(command: str, how: str, runs: Path, ru
     assert files() == before
 
 
-def test_weights_of_another_algorithm_are_one_line(runs: Path, run: Run) -> None:
-    outcome = run(*f"record {ONE} --model=dqn".split())
-    assert outcome.code == 1
-    assert "its weights do not fit this agent" in outcome.message
-    assert not (runs / "one" / "videos").exists()
+@pytest.mark.parametrize("command", ["record", "test --episodes=1", "predict"])
+def test_another_algorithm_is_one_line(command: str, runs: Path, run: Run) -> None:
+    before = files()
+    outcome = run(*f"{command} {ONE} --model=dqn".split())
+    assert outcome.code == 2
+    assert outcome.message.startswith("--model DQN: ")
+    assert outcome.message.endswith(" is one of PPO; leave --model out")
+    assert files() == before
 
 
 @pytest.mark.parametrize("words", MISTAKES)

@@ -207,8 +207,32 @@ def test_what_may_not_change_is_listed(one: Path, run: Run) -> None:
     outcome = run("resume", str(one), *words)
     assert outcome.code == 2
     assert "model.gamma: 0.98 -> 0.9; model.env.num_envs: 8 -> 4;" in outcome.message
+    assert "if you mean it, add --allow-change model.gamma; model.env.num_envs cannot change" in (
+        outcome.message
+    )
     assert "total_env_steps" not in outcome.message
     assert env_steps(one) == [0]
+
+
+def test_what_cannot_change_is_refused_at_once_even_if_it_was_allowed(one: Path, run: Run) -> None:
+    before = (one / "run.json").read_bytes()
+    words = ["--model.env.num_envs=4", "--allow-change=model.env.num_envs"]
+    outcome = run("resume", str(one), *words, "--model.total_env_steps=2048")
+    assert outcome.code == 2
+    assert outcome.message.endswith(
+        "model.env.num_envs: 8 -> 4; model.env.num_envs cannot change: begin another run with "
+        "these weights by `fit --init_from CHECKPOINT`"
+    )
+    assert (one / "run.json").read_bytes() == before
+
+
+def test_a_run_that_ends_before_its_budget_says_how_to_go_on(run: Run) -> None:
+    words = ["--trainer.max_steps=1", "--run.name=cut", "--model.total_env_steps=2048"]
+    outcome = run("fit", *words, *SMALL, *QUIET)
+    assert outcome.code == 0
+    (line,) = [text for text in outcome.out.splitlines() if text.startswith("continue with:")]
+    assert line.endswith("lightning-rl resume logs/ppo-cartpole-v1/cut")
+    assert "continue with" not in run("resume", line.split()[-1], "--trainer.max_steps=-1").out
 
 
 def test_equal_values_are_no_change(one: Path, run: Run) -> None:

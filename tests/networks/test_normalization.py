@@ -6,7 +6,11 @@ import torch
 from gymnasium import spaces
 from gymnasium.wrappers.utils import RunningMeanStd
 
-from lightning_rl.networks.normalization import RewardNormalizer, RunningNormalizer
+from lightning_rl.networks.normalization import (
+    RewardNormalizer,
+    RunningNormalizer,
+    differing_shapes,
+)
 
 VECTOR = spaces.Box(-np.inf, np.inf, (3,))
 MIXED = spaces.Dict(
@@ -147,3 +151,13 @@ def test_bad_rewards_change_nothing():
     with pytest.raises(ValueError, match=r"\(T, 2\), got \(3, 1\)"):
         normalizer.update(torch.ones(3, 1), end)
     assert all(torch.equal(value, before[name]) for name, value in normalizer.state_dict().items())
+
+
+def test_differing_shapes_name_what_does_not_fit_and_pass_over_the_number_of_environments():
+    own = {"a": torch.ones(2), "b": torch.ones(()), "c.discounted_return": torch.ones(4)}
+    found = {"a": torch.ones(3), "c.discounted_return": torch.ones(8), "d": torch.ones(())}
+    assert differing_shapes(own, found) == {"a": ((2,), (3,)), "b": ((), None), "d": (None, ())}
+    assert differing_shapes(own, own) == {}
+    assert differing_shapes({}, {"discounted_return": torch.ones(1)}) == {
+        "discounted_return": (None, (1,))
+    }

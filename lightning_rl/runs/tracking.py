@@ -22,6 +22,7 @@ from lightning_rl.loggers.trackers import RunDescription, RunEnd
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.plain_json import loads
 from lightning_rl.runs.provenance import redact, redact_tree, redacted_command
+from lightning_rl.runs.upkeep import LogFile
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,9 @@ class Tracking:
             if keep_artifacts and not stopped:
                 logger._courier.send(lambda item=logger: self._log_artifacts(item))
             logger._courier.send(lambda item=logger: item._tracker.finish(end))
+        # The run's record has closed its log by now.
+        file = RunDirectory(self._run.directory).log
+        log_file = LogFile.attach(file, "WARNING") if self._loggers and file.exists() else None
         try:
             for logger in self._loggers.values():
                 left = deadline - time.monotonic()
@@ -128,6 +132,8 @@ class Tracking:
         except KeyboardInterrupt:
             log.warning("No longer waiting for trackers.")
         finally:
+            if log_file is not None:
+                log_file.detach()
             for logger in self._loggers.values():
                 release(logger)
 

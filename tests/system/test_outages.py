@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import logging
 import os
 import resource
 import threading
@@ -52,8 +51,6 @@ LOGGERS = {"mlflow": mlflow_logger, "wandb": wandb_logger}
 
 def train(root: Path, logger: Any, callbacks: tuple[Callback, ...] = ()) -> None:
     """Train in this process, which a test has forked."""
-    # The run's own file ends before what could not be delivered is known.
-    logging.getLogger("lightning_rl").addHandler(logging.FileHandler(root / "said.log"))
     TrainingCurves.draw = lambda *_: None  # type: ignore[method-assign]
     trainer = Trainer(
         run={"root": str(root), "experiment": "e", "name": "r"},
@@ -101,7 +98,7 @@ def assert_sent(backend: Backend, expected: list[tuple[str, int, float]]) -> Non
 
 
 def said(root: Path, text: str) -> int:
-    return (root / "said.log").read_text().count(text)
+    return (root / "e" / "r" / "training.log").read_text().count(text)
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ _INFINITE = {
 }
 _KINDS: dict[type, str] = {yaml.SequenceNode: "a list", yaml.ScalarNode: "a single value"}
 _SCALAR_TAGS = ("!!null", "!!bool", "!!int", "!!float", "!!str", "!!timestamp")
+_NONE_OF_PYTHON = ("none", "None")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "none"), None),
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -228,9 +229,13 @@ class _Converter:
         self._check_tag(node, path, *_SCALAR_TAGS)
         if not _is_plain(node):
             return node.value
-        # PyYAML takes 1e-3 for a text, the user does not; `!!str 5` is one.
-        is_text = node.tag == "tag:yaml.org,2002:str" and "e" not in node.value.lower()
-        return node.value if is_text else parse_scalar(node.value)
+        value = parse_scalar(node.value)
+        # PyYAML takes 1e-3 and None for texts, the user does not; tRue and `!!str 5` are some.
+        is_text = node.tag == "tag:yaml.org,2002:str" and not (
+            (isinstance(value, float) and "e" in node.value.lower())
+            or node.value in _NONE_OF_PYTHON
+        )
+        return node.value if is_text else value
 
     def _check_tag(self, node: yaml.Node, path: KeyPath, *expected: str) -> None:
         short = node.tag.replace("tag:yaml.org,2002:", "!!")

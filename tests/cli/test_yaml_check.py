@@ -143,11 +143,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert read_document(tmp_path / "bom.yaml").data == {"a": 1}
 
 
+TEXTS = st.text(max_size=8).filter(lambda text: text not in ("none", "None"))
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab", min_size=1), inner),
     max_leaves=10,
 )
+
+
+@pytest.mark.parametrize("text", ["NONE", "nOne", "tRue", "yEs", "falsE", "1.5x", "e"])
+def test_words_that_pyyaml_writes_without_quotes_stay_texts(text: str) -> None:
+    assert yaml.safe_dump({"a": text}) == f"a: {text}\n"
+    assert parse_document(f"a: {text}\n", "f").data == {"a": text}
 
 
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), VALUES, min_size=1))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "results.md"
 CURVES_PICTURE, SCORES_PICTURE = "learning_curves.png", "learning_scores.png"
 
 Result = dict[str, Any]
+Found = list[tuple[Gate, list[Result]]]
+Lead = tuple[Gate, tuple[float, float]]
+"""A gate with a rival, and the 95 % interval of the difference of their interquartile means."""
 
 
 def load(gate: Gate, folder: Path = RESULTS) -> list[Result]:
@@ -38,13 +40,14 @@ def scores(gate: Gate, results: list[Result], checkpoint: str = "best") -> list[
 def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
     """Return the summary table and one table of seeds per gate, as Markdown."""
     found = [(gate, load(gate, folder)) for gate in gates]
-    unmet = missed(folder, gates)
+    leads = _leads(found)
+    unmet = _unmet(found, leads)
     lines = [
         "| configuration | environment | env steps allowed | gate | score | 95 % interval | IQM "
         "| met | published | hours |",
         "|---|---|---|---|---|---|---|---|---|---|",
         *(_summary(gate, results, gate.config not in unmet) for gate, results in found),
-        *_duels(folder, gates),
+        *_duels(leads),
     ]
     everything = [result for _, results in found for result in results]
     lines += ["", f"{len(everything)} runs, {_hours(everything)} hours of training on one thread."]
@@ -57,29 +60,8 @@ def render(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> str:
 
 def missed(folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
     """Return the configurations whose gate is not met, or not yet."""
-    lost = [gate.config for gate, (low, _) in duels(folder, gates) if not low > 0]
-    return [
-        gate.config
-        for gate in gates
-        if gate.config in lost or not gate.is_met(scores(gate, load(gate, folder)))
-    ]
-
-
-def duels(folder: Path, gates: Sequence[Gate]) -> list[tuple[Gate, tuple[float, float]]]:
-    """Return each gate that has a rival, and by how much it is ahead.
-
-    Returns:
-        Gates with the 95 % interval of the difference of interquartile means over seeds; NaN where
-        one of the two has not run.
-    """
-    by_name = {gate.config: gate for gate in gates}
-    pairs = [(gate, by_name[gate.rival]) for gate in gates if gate.rival]
-    found = []
-    for pair in pairs:
-        own, other = (scores(gate, load(gate, folder)) for gate in pair)
-        ahead = difference_interval(own, other) if own and other else (math.nan, math.nan)
-        found.append((pair[0], ahead))
-    return found
+    found = [(gate, load(gate, folder)) for gate in gates]
+    return _unmet(found, _leads(found))
 
 
 def regressions(earlier: Path, folder: Path = RESULTS, gates: Sequence[Gate] = GATES) -> list[str]:
@@ -109,15 +91,27 @@ def update_document(document: Path = DOCUMENT, folder: Path = RESULTS) -> None:
     replace_part(document, "results", render(folder))
 
 
-def _duels(folder: Path, gates: Sequence[Gate]) -> list[str]:
+def _leads(found: Found) -> list[Lead]:
+    """Return by how much each gate with a rival is ahead of it, where both have run."""
+    best = {gate.config: scores(gate, results) for gate, results in found}
+    pairs = [(gate, best[gate.config], best[gate.rival]) for gate, _ in found if gate.rival]
+    return [(gate, difference_interval(own, other)) for gate, own, other in pairs if own and other]
+
+
+def _unmet(found: Found, leads: list[Lead]) -> list[str]:
+    ahead = {gate.config for gate, (low, _) in leads if low > 0}
+    return [
+        gate.config
+        for gate, results in found
+        if not gate.is_met(scores(gate, results)) or (gate.rival and gate.config not in ahead)
+    ]
+
+
+def _duels(leads: list[Lead]) -> list[str]:
     lines = []
-    for gate, bounds in duels(folder, gates):
-        if not math.isnan(bounds[0]):
-            ahead = " to ".join(_number(bound) for bound in bounds)
-            lines += [
-                "",
-                f"{gate.config} is ahead of {gate.rival} by {ahead} (IQM, 95 % interval).",
-            ]
+    for gate, bounds in leads:
+        ahead = " to ".join(_number(bound) for bound in bounds)
+        lines += ["", f"{gate.config} is ahead of {gate.rival} by {ahead} (IQM, 95 % interval)."]
     return lines
 
 

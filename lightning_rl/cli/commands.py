@@ -172,10 +172,10 @@ def _train(cli: RunCLI, checkpoint: str | None) -> int:
     folder = cli.trainer.run_directory
     if folder is None or not cli.trainer.is_global_zero:
         return 0
-    from lightning_rl.runs.record import budget_is_spent
-
     say(f"run directory:   {folder.path}")
-    if not budget_is_spent(cli.model) and any(folder.checkpoints.glob("*.ckpt")):
+    agent = cli.model
+    is_spent = agent.budget.is_spent(agent.env_steps, agent.episodes)
+    if not is_spent and any(folder.checkpoints.glob("*.ckpt")):
         say(f"continue with:   lightning-rl resume {shlex.quote(str(folder.path))}")
     if folder.curves.exists():
         say(f"curves:          {folder.curves}")

@@ -141,7 +141,8 @@ class RunRecord(Callback):
 
     def on_fit_end(self, trainer: Trainer, agent: Agent) -> None:
         """Close the record of a run that came to its end."""
-        self._finish("finished" if budget_is_spent(agent) else "stopped")
+        is_spent = agent.budget.is_spent(agent.env_steps, agent.episodes)
+        self._finish("finished" if is_spent else "stopped")
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
@@ -325,13 +326,6 @@ def _without_secrets(config_text: str) -> str:
         return config_text
     tree = provenance.redact_tree(yaml.safe_load(config_text))
     return str(yaml.safe_dump(tree, sort_keys=False))
-
-
-def budget_is_spent(agent: Agent) -> bool:
-    """Return whether an agent has trained for as long as it was asked to."""
-    if agent.total_env_steps is not None:
-        return bool(agent.env_steps >= agent.total_env_steps)
-    return bool(agent.episodes >= agent.total_episodes)
 
 
 def _signal_of(exception: BaseException) -> str | None:

@@ -16,6 +16,7 @@ import yaml
 
 from lightning_rl.callbacks.episode_statistics import EpisodeStatistics
 from lightning_rl.errors import Interrupted, TrainingFailed
+from lightning_rl.experience.budget import Budget
 from lightning_rl.runs.directory import RunConfig, RunDirectory
 from lightning_rl.runs.record import RunRecord
 from lightning_rl.types import Episode
@@ -34,7 +35,9 @@ def make_agent(**changes):
         "elapsed_s": 1.5,
         "env_config": SimpleNamespace(name="CartPole-v1"),
     }
-    return SimpleNamespace(**{**values, **changes})
+    agent = SimpleNamespace(**{**values, **changes})
+    agent.budget = Budget.create(agent.total_env_steps, agent.total_episodes, None)
+    return agent
 
 
 def make_trainer(*callbacks):

@@ -8,7 +8,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from lightning_rl.callbacks.curves import TrainingCurves
 from lightning_rl.loggers import courier, read_metrics
 from lightning_rl.runs import tracking
 from tests.system.backend import Backend, control
+from tests.system.child import in_a_child
 
 pytest.importorskip("mlflow")
 pytest.importorskip("wandb")
@@ -65,19 +66,6 @@ def train(root: Path, logger: Any, callbacks: tuple[Callback, ...] = ()) -> None
     agent = PPO("CartPole-v1", seed=1, compile=False, **settings)
     trainer.fit(agent)
     assert agent.logging_s < 1.0
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Run in a forked process, which has imported everything already; return its exit status."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    try:
-        work()
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
-    os._exit(0)
 
 
 def assert_complete(root: Path) -> list[tuple[str, int, float]]:

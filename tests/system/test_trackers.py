@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from lightning_rl import DQN, Trainer
 from lightning_rl.callbacks import Checkpoint
 from lightning_rl.callbacks.curves import TrainingCurves
 from lightning_rl.loggers import read_metrics
+from tests.system.child import in_a_child
 
 pytest.importorskip("mlflow")
 pytest.importorskip("wandb")
@@ -66,19 +66,6 @@ def train(root: Path, budget: int = BUDGET) -> None:
     )
     resumes = (root / "e" / "r" / "checkpoints" / "last.ckpt").exists()
     trainer.fit(agent, ckpt_path="last" if resumes else None)
-
-
-def in_a_child(work: Callable[[], None]) -> int:
-    """Run in a forked process, which has imported everything already; return its exit status."""
-    child = os.fork()
-    if child:
-        return os.waitpid(child, 0)[1]
-    try:
-        work()
-    except BaseException as error:
-        os.write(2, f"{type(error).__name__}: {error}\n".encode())
-        os._exit(1)
-    os._exit(0)
 
 
 @pytest.fixture(scope="module")

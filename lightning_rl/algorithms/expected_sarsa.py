@@ -17,8 +17,10 @@ from collections.abc import Iterable, Sequence
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.experience.tabular import DecaySchedule, TabularHooks, Transition
+from lightning_rl.experience.tabular import DecaySchedule, TabularHooks
+from lightning_rl.experience.tabular_chunk import Transition
 from lightning_rl.functional.tabular import epsilon_greedy_value
+from lightning_rl.networks.table import TableRows
 from lightning_rl.types import Statistics
 
 
@@ -87,19 +89,18 @@ class ExpectedSARSA(TabularHooks, Algorithm):
 
     def learn(  # noqa: D102
         self,
+        tables: list[TableRows],
         transitions: Iterable[Transition],
         epsilon: float,
         learning_rate: float,
         coins: list[float],
     ) -> list[float]:
-        table, gamma = self.table.arrays[0], self.gamma
+        table, gamma = tables[0], self.gamma
         errors = []
         for state, action, reward, terminated, next_state, _ in transitions:
-            next_values = table[next_state].tolist()
+            next_values = table[next_state]
             target = expected_sarsa_target(reward, terminated, next_values, epsilon, gamma)
-            value = table.item(state, action)
-            table[state, action] = value + learning_rate * (target - value)
-            errors.append(target - value)
+            errors.append(table.move(state, action, target, learning_rate))
         return errors
 
     def training_step(self, chunks: Iterable[Rollout], batch_idx: int) -> Statistics:

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Sequence
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.experience.tabular import DecaySchedule, TabularHooks, Transition
+from lightning_rl.experience.tabular import DecaySchedule, TabularHooks
+from lightning_rl.experience.tabular_chunk import Transition
+from lightning_rl.networks.table import TableRows
 from lightning_rl.types import Statistics
 
 
@@ -107,37 +109,38 @@ class QLearning(TabularHooks, Algorithm):
 
     def learn(  # noqa: D102
         self,
+        tables: list[TableRows],
         transitions: Iterable[Transition],
         epsilon: float,
         learning_rate: float,
         coins: list[float],
     ) -> list[float]:
         if self.double_q:
-            return self.learn_double(transitions, learning_rate, coins)
-        table, gamma = self.table.arrays[0], self.gamma
+            return self.learn_double(tables, transitions, learning_rate, coins)
+        table, gamma = tables[0], self.gamma
         errors = []
         for state, action, reward, terminated, next_state, _ in transitions:
-            target = q_learning_target(reward, terminated, table[next_state].tolist(), gamma)
-            value = table.item(state, action)
-            table[state, action] = value + learning_rate * (target - value)
-            errors.append(target - value)
+            target = q_learning_target(reward, terminated, table[next_state], gamma)
+            errors.append(table.move(state, action, target, learning_rate))
         return errors
 
     def learn_double(
-        self, transitions: Iterable[Transition], learning_rate: float, coins: list[float]
+        self,
+        tables: list[TableRows],
+        transitions: Iterable[Transition],
+        learning_rate: float,
+        coins: list[float],
     ) -> list[float]:
         """Do what `learn` does with two tables."""
-        (first, second), gamma = self.table.arrays, self.gamma
+        (first, second), gamma = tables, self.gamma
         errors = []
         pairs = zip(transitions, coins, strict=False)
         for (state, action, reward, terminated, next_state, _), coin in pairs:
             table, other = (first, second) if coin < 0.5 else (second, first)
             target = double_q_learning_target(
-                reward, terminated, table[next_state].tolist(), other[next_state].tolist(), gamma
+                reward, terminated, table[next_state], other[next_state], gamma
             )
-            value = table.item(state, action)
-            table[state, action] = value + learning_rate * (target - value)
-            errors.append(target - value)
+            errors.append(table.move(state, action, target, learning_rate))
         return errors
 
     def training_step(self, chunks: Iterable[Rollout], batch_idx: int) -> Statistics:

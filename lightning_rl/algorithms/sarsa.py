@@ -16,7 +16,9 @@ from collections.abc import Iterable
 from lightning_rl.algorithms.base import Algorithm
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.envs.config import EnvConfig, EnvLike
-from lightning_rl.experience.tabular import DecaySchedule, TabularHooks, Transition
+from lightning_rl.experience.tabular import DecaySchedule, TabularHooks
+from lightning_rl.experience.tabular_chunk import Transition
+from lightning_rl.networks.table import TableRows
 from lightning_rl.types import Statistics
 
 
@@ -85,19 +87,18 @@ class SARSA(TabularHooks, Algorithm):
 
     def learn(  # noqa: D102
         self,
+        tables: list[TableRows],
         transitions: Iterable[Transition],
         epsilon: float,
         learning_rate: float,
         coins: list[float],
     ) -> list[float]:
         errors = []
-        table, gamma = self.table.arrays[0], self.gamma
+        table, gamma = tables[0], self.gamma
         for state, action, reward, terminated, next_state, next_action in transitions:
-            next_value = table.item(next_state, next_action)
+            next_value = table[next_state][next_action]
             target = sarsa_target(reward, terminated, next_value, gamma)
-            value = table.item(state, action)
-            table[state, action] = value + learning_rate * (target - value)
-            errors.append(target - value)
+            errors.append(table.move(state, action, target, learning_rate))
         return errors
 
     def training_step(self, chunks: Iterable[Rollout], batch_idx: int) -> Statistics:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from lightning_rl.experience.online import OnlineSource
 from lightning_rl.experience.random_streams import RandomStreams
 from lightning_rl.experience.run_hooks import RunHooks
 from lightning_rl.experience.setup import require_one_process
+from lightning_rl.experience.tabular_chunk import Chunk, Transition, make_chunk
 from lightning_rl.functional.schedules import Schedule, constant, exponential, linear
 from lightning_rl.functional.tabular import epsilon_greedy
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.greedy import GreedyPolicy
-from lightning_rl.networks.table import QTable
+from lightning_rl.networks.table import QTable, TableRows
 from lightning_rl.types import Array, Statistics, TensorObservation
 
 DecaySchedule: TypeAlias = Literal["constant", "linear", "exponential"]
@@ -35,10 +35,6 @@ SCHEDULES: dict[str, Schedule] = {
 }
 EPSILON_PART = 0.5
 """Part of the schedule over which epsilon falls where no decay is given."""
-
-Transition: TypeAlias = tuple[int, int, float, bool, int, int]
-"""State, action, reward, terminated, next state, next action; states are rows of the table. The
-next action is 0 for an algorithm that does not choose it before it learns."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +65,23 @@ class Decay:
         """Return the values at these env steps; None when they depend on episodes yet to end."""
         if self.schedule == "constant":
             return [self.start] * len(env_steps)
-        if self.episodes is not None or (self.env_steps is None and run.total_env_steps is None):
+        if self.env_steps is None and (self.episodes is not None or run.total_env_steps is None):
             return None
-        return [self._at(run, now, 0) for now in env_steps]
+        schedule, start, end = SCHEDULES[self.schedule], self.start, self.end
+        if self._fraction(run, env_steps[0], 0) >= 1.0:
+            return [schedule(start, end, 1.0)] * len(env_steps)
+        return [schedule(start, end, self._fraction(run, now, 0)) for now in env_steps]
 
     def _at(self, run: RunHooks, env_steps: int, episodes: int) -> float:
-        if self.env_steps is not None:
-            fraction = env_steps / self.env_steps
-        elif self.episodes is not None:
-            fraction = episodes / self.episodes
-        else:
-            fraction = run.budget.progress(env_steps, episodes) / self.part
+        fraction = self._fraction(run, env_steps, episodes)
         return SCHEDULES[self.schedule](self.start, self.end, fraction)
+
+    def _fraction(self, run: RunHooks, env_steps: int, episodes: int) -> float:
+        if self.env_steps is not None:
+            return env_steps / self.env_steps
+        if self.episodes is not None:
+            return episodes / self.episodes
+        return run.budget.progress(env_steps, episodes) / self.part
 
 
 class TabularHooks(RunHooks):
@@ -106,10 +107,12 @@ class TabularHooks(RunHooks):
     epsilon_decay: Decay
     learning_rate_decay: Decay
     _arguments: dict[str, Any]
+    _chunk: Chunk
 
     @abstractmethod
     def learn(
         self,
+        tables: list[TableRows],
         transitions: Iterable[Transition],
         epsilon: float,
         learning_rate: float,
@@ -118,6 +121,7 @@ class TabularHooks(RunHooks):
         """Update the table, transition by transition; return the errors before their updates.
 
         Args:
+            tables: Those of `table`.
             transitions: Of one step, each environment's in turn.
             epsilon: Probability of a random action.
             learning_rate: Step size.
@@ -198,6 +202,12 @@ class TabularHooks(RunHooks):
         """Step size of an update now."""
         return self.learning_rate_decay.now(self)
 
+    def schedules_ahead(self, env_steps: range) -> tuple[list[float] | None, list[float] | None]:
+        """Return epsilon and learning rate at these env steps, None where nobody knows them yet."""
+        decays = self.epsilon_decay, self.learning_rate_decay
+        epsilons, learning_rates = (decay.ahead(self, env_steps) for decay in decays)
+        return epsilons, learning_rates
+
     @property
     def q_table_size(self) -> int:
         """Action values in the table: observations x actions (x 2 with `double`)."""
@@ -233,7 +243,7 @@ class TabularHooks(RunHooks):
 
     def begin_rollout(self, num_steps: int) -> Act:
         """Return the policy that learns from the last step before it chooses the next action."""
-        self._chunk = Chunk(self, self.source, num_steps)
+        self._chunk = make_chunk(self, self.source, num_steps)
         return self._chunk.act
 
     def finish_rollout(self) -> None:
@@ -261,105 +271,3 @@ class TabularHooks(RunHooks):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer that is never stepped: it carries Lightning's count of units."""
         return torch.optim.SGD([self.table.values], lr=self.learning_rate_decay.start)
-
-
-class Chunk:
-    """One chunk in play: before each step, what the last one led to is learned from.
-
-    Nothing but the source tells what happened before, so that a chunk goes on from any place.
-
-    Args:
-        agent: Who plays and learns.
-        source: Where; its chunk may have begun.
-        num_steps: Steps of each environment, T.
-    """
-
-    def __init__(self, agent: TabularHooks, source: OnlineSource, num_steps: int) -> None:
-        self._agent, self._source, self._rollout = agent, source, source.rollout
-        self._table, self._env, self._num_steps = agent.table, source.collector.env, num_steps
-        self._learn_from, self._chooses_first = agent.learn, agent.chooses_first
-        num_envs = self._env.num_envs
-        shape = (num_steps + 1, num_envs)
-        self._uniform: list[list[float]] = agent.streams.numpy("exploration").random(shape).tolist()
-        self._coin: list[list[float]] = agent.streams.numpy("update").random(shape).tolist()
-        begin = source.env_steps - self._rollout.num_transitions
-        clock = range(begin, begin + (num_steps + 1) * num_envs, num_envs)
-        self._epsilons = agent.epsilon_decay.ahead(agent, clock)
-        self._learning_rates = agent.learning_rate_decay.ahead(agent, clock)
-        self._rows: list[int] = []  # of the observations before the last step
-        if self._rollout.cursor:
-            last = self._rollout.cursor - 1
-            before: Any = map_tree(lambda leaf: leaf[last], self._rollout.observation)
-            self._rows = self._table.rows(before)
-        self._action: Array = np.zeros(num_envs, dtype=np.int64)
-
-    def act(self, _: TensorObservation, step: int) -> Array:
-        """Learn from step `step - 1`, if the chunk has it, and return the actions of `step`."""
-        self._action[:] = self._advance(step)
-        return self._action
-
-    def finish(self) -> None:
-        """Learn from the last step, and choose ahead where that comes first."""
-        chosen = self._advance(self._num_steps)
-        self._source.next_action = chosen if self._chooses_first else None
-
-    def _advance(self, step: int) -> list[int]:
-        rows, chosen = self._table.rows(self._env.observation), None
-        if step == 0:
-            chosen, self._source.next_action = self._source.next_action, None
-        elif self._chooses_first:
-            chosen = self._choose(step, rows)
-            self._learn(step, rows, chosen)
-        else:
-            self._learn(step, rows, [0] * len(rows))
-        self._rows = rows
-        return self._choose(step, rows) if chosen is None else chosen
-
-    def _epsilon(self, step: int) -> float:
-        return self._agent.epsilon if self._epsilons is None else self._epsilons[step]
-
-    def _choose(self, step: int, rows: list[int]) -> list[int]:
-        epsilon, values_of = self._epsilon(step), self._table.row_values
-        pairs = zip(rows, self._uniform[step], strict=True)
-        return [epsilon_greedy(values_of(row), epsilon, number) for row, number in pairs]
-
-    def _learn(self, now: int, rows: list[int], next_action: list[int]) -> None:
-        """Learn from the step before `now`, whose observations have the rows `rows`."""
-        step, rollout, source = now - 1, self._rollout, self._source
-        reward: list[float] = rollout.reward[step].tolist()
-        if not math.isfinite(sum(reward)):
-            source.collector.check_finite(rollout)
-        if rollout.final_index and rollout.final_index[-1][0] == step:
-            rows, next_action = self._true_ends(step, rows, next_action)
-        action: list[int] = rollout.action[step].tolist()
-        terminated: list[bool] = rollout.terminated[step].tolist()
-        rates = self._learning_rates
-        numbers = (
-            self._epsilon(now),
-            self._agent.learning_rate if rates is None else rates[now],
-            self._coin[now],
-        )
-        transitions = zip(self._rows, action, reward, terminated, rows, next_action, strict=True)
-        if rollout.valid is None:
-            source.td_error[step] = self._learn_from(transitions, *numbers)
-        else:
-            valid = rollout.valid[step]
-            happened = [t for t, is_valid in zip(transitions, valid, strict=True) if is_valid]
-            source.td_error[step] = 0.0
-            source.td_error[step, valid] = self._learn_from(happened, *numbers)
-
-    def _true_ends(
-        self, step: int, rows: list[int], next_action: list[int]
-    ) -> tuple[list[int], list[int]]:
-        """Return where `step` really led, and what the policy does there.
-
-        Behind an episode's end, `rows` and `next_action` are those of the next episode.
-        """
-        rollout, rows = self._rollout, list(rows)
-        ends = zip(reversed(rollout.final_index), reversed(rollout.final_observation), strict=True)
-        for (ended, env), final in ends:
-            if ended != step:
-                break
-            one: Any = map_tree(lambda leaf: leaf[None], final)
-            rows[env] = self._table.rows(one)[0]
-        return rows, self._choose(step + 1, rows) if self._chooses_first else next_action

@@ -20,6 +20,31 @@ MAX_ENTRIES = 2**27
 SUPPORTED = "Discrete, MultiDiscrete, MultiBinary, or a Tuple or Dict of these"
 
 
+class TableRows(dict[int, list[float]]):
+    """A table `(S, A)` for a loop in Python: rows as lists.
+
+    A row is read once and kept, an entry written to list and table. Nobody else may write to the
+    table meanwhile.
+    """
+
+    def __init__(self, array: Array) -> None:
+        super().__init__()
+        self._array = array
+
+    def __missing__(self, row: int) -> list[float]:
+        values: list[float] = self._array[row].tolist()
+        self[row] = values
+        return values
+
+    def move(self, row: int, column: int, target: float, step_size: float) -> float:
+        """Move an entry by `step_size` of its distance to `target`, which is returned."""
+        values = self[row]
+        value = values[column]
+        error = target - value
+        values[column] = self._array[row, column] = value + step_size * error
+        return error
+
+
 class QTable(nn.Module):
     """Action values `(tables, S, A)` float64 of S observations and A actions.
 
@@ -104,16 +129,16 @@ class QTable(nn.Module):
             return [row - start for row in rows] if start else rows
         return self.index(observation).tolist()  # type: ignore[no-any-return]
 
+    def row_reader(self, observation: Observation) -> Callable[[], int]:
+        """Return a function to `index` of one observation `(1, *obs_shape)`, rewritten in place."""
+        if len(self._places) == 1 and not isinstance(observation, dict):
+            start, read = self._places[0][3], observation.item
+            return (lambda: read() - start) if start else read
+        return lambda: int(self.index(observation)[0])
+
     def action_values(self, rows: Any) -> Array:
         """Return the mean of the tables at `rows`, `(..., A)`."""
         values: Array = np.mean([array[rows] for array in self.arrays], axis=0)
-        return values
-
-    def row_values(self, row: int) -> list[float]:
-        """Return the sum of the tables at one row, `A` numbers: between two env steps, quickly."""
-        values: list[float] = self.arrays[0][row].tolist()
-        for array in self.arrays[1:]:
-            values = [one + other for one, other in zip(values, array[row].tolist(), strict=True)]
         return values
 
     def forward(self, observation: TensorObservation) -> Tensor:

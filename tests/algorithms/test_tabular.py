@@ -17,6 +17,7 @@ from lightning_rl.algorithms.q_learning import double_q_learning_target, q_learn
 from lightning_rl.algorithms.sarsa import sarsa_target
 from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import ObservationActionEnv, ProbeEnv
+from lightning_rl.networks.table import TableRows
 from tests.algorithms.walk import BITS, COUNT, collected, table_of, walk
 
 Fit = Callable[..., pl.Trainer]
@@ -32,7 +33,8 @@ def learn_once(cls: Any, transition: Any, coin: float = 0.0, **arguments: Any) -
     agent.table.arrays[0][:] = [[1.0, 2.0], [3.0, 4.0]]
     if len(agent.table.arrays) == 2:
         agent.table.arrays[1][:] = [[0.0, 5.0], [8.0, -1.0]]
-    errors = agent.learn([transition], 0.2, 0.5, [coin])
+    tables = [TableRows(array) for array in agent.table.arrays]
+    errors = agent.learn(tables, [transition], 0.2, 0.5, [coin])
     return agent.table, errors
 
 

@@ -14,6 +14,8 @@ import torch
 from lightning_rl.algorithms import SARSA, Algorithm, ExpectedSARSA, QLearning
 from lightning_rl.callbacks.base import EventCallback
 from lightning_rl.errors import ConfigError, Interrupted, TrainingFailed
+from lightning_rl.experience import tabular
+from lightning_rl.experience.tabular_chunk import Chunk, SoloChunk
 from lightning_rl.runs.front_door import make, run
 from tests.algorithms.walk import BITS, COUNT, collected, table_of, walk
 
@@ -109,10 +111,10 @@ def test_the_learning_rate_falls_within_a_chunk(fit: Fit):
         rates: list[float] = []
         learn = agent.learn
 
-        def watch(transitions: Any, epsilon: float, rate: float, coins: Any, to: Any = rates,
-                  learn: Any = learn) -> Any:  # fmt: skip
+        def watch(tables: Any, transitions: Any, epsilon: float, rate: float, coins: Any,
+                  to: Any = rates, learn: Any = learn) -> Any:  # fmt: skip
             to.append(rate)
-            return learn(transitions, epsilon, rate, coins)
+            return learn(tables, transitions, epsilon, rate, coins)
 
         agent.learn = watch  # type: ignore[method-assign]
         fit(agent)
@@ -120,6 +122,26 @@ def test_the_learning_rate_falls_within_a_chunk(fit: Fit):
     assert tables[0] == pytest.approx(tables[1])
     assert tables[0] == pytest.approx(tables[2])
     assert tables[0] == pytest.approx(np.linspace(0.1, 0.0, 401)[1:].tolist())
+
+
+@pytest.mark.parametrize("decay", ["linear", "episodes"])
+@pytest.mark.parametrize(
+    ("cls", "options"), [(QLearning, {}), (QLearning, {"double": True}), (SARSA, {})]
+)
+def test_a_single_environment_is_learned_from_as_several_are(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, cls: Any, options: Any, decay: str
+):
+    """Its chunk is another class, for speed alone: every bit is the general one's."""
+    if decay == "episodes":
+        options = {**options, "epsilon_decay_episodes": 50}
+    runs = []
+    for make_chunk in (tabular.make_chunk, Chunk):
+        monkeypatch.setattr(tabular, "make_chunk", make_chunk)
+        agent = cls(walk(1), 600, seed=3, initial_value=0.5, env_steps_per_iteration=70, **options)
+        runs.append((collected(fit, agent), table_of(agent).tolist()))
+    assert runs[0] == runs[1]
+    assert isinstance(agent._chunk, Chunk)
+    assert not isinstance(agent._chunk, SoloChunk)
 
 
 # Stops, failures, files.

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from lightning_rl.envs.spaces import flatten_space
 from lightning_rl.errors import ConfigError
-from lightning_rl.networks.table import QTable
+from lightning_rl.networks.table import QTable, TableRows
 
 TWO = spaces.Discrete(2)
 
@@ -88,7 +88,38 @@ def test_two_tables_act_by_their_mean() -> None:
     made.arrays[0][:], made.arrays[1][:] = [[1, 2], [3, 4]], [[5, 0], [-1, 8]]
     assert made(torch.tensor([1, 0])).tolist() == [[1.0, 6.0], [3.0, 1.0]]
     assert made.action_values([0, 1]).tolist() == [[3.0, 1.0], [1.0, 6.0]]
-    assert made.row_values(0) == [6.0, 2.0]  # their sum: the same order of actions
+
+
+def test_rows_are_read_once_and_written_to_list_and_table() -> None:
+    array = np.array([[1.0, 2.0], [3.0, 4.0]])
+    rows = TableRows(array)
+    assert rows[1] == [3.0, 4.0]
+    assert rows.move(1, 0, target=7.0, step_size=0.25) == 4.0
+    assert rows.move(0, 1, target=0.0, step_size=1.0) == -2.0
+    assert rows == {0: [1.0, 0.0], 1: [4.0, 4.0]}
+    assert array.tolist() == [[1.0, 0.0], [4.0, 4.0]]
+    array[1, 0] = 9.0
+    assert rows[1] == [4.0, 4.0]  # read once
+
+
+@pytest.mark.parametrize(
+    ("space", "observations", "rows"),
+    [
+        (spaces.Discrete(4), [[3], [0]], [3, 0]),
+        (spaces.Discrete(4, start=-2), [[-2], [1]], [0, 3]),
+        (spaces.MultiDiscrete([7]), [[[5]], [[2]]], [5, 2]),
+        (spaces.MultiDiscrete([2, 3], start=[5, -1]), [[[6, 0]], [[5, 1]]], [4, 2]),
+    ],
+)
+def test_a_reader_follows_one_environment(space: Any, observations: Any, rows: list[int]) -> None:
+    observation = np.zeros((1, *space.shape), dtype=space.dtype)
+    read = table(space).row_reader(observation)
+    for seen, row in zip(observations, rows, strict=True):
+        observation[:] = seen
+        assert read() == row
+    pair = spaces.Tuple((TWO, spaces.Discrete(3)))
+    both = {"0": np.array([1]), "1": np.array([2])}
+    assert table(pair).row_reader(both)() == 5
 
 
 def test_the_views_stay_views() -> None:

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from lightning_rl.errors import (
     check_choice,
     check_ranges,
 )
+from lightning_rl.storage.background import Background
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import (
     RANK_FOLDER,
@@ -45,8 +47,9 @@ class Checkpoint(Callback, LightningCheckpoint):
     `keep` stay), `last.ckpt` with each of them and at least every `every_s` seconds, within a
     long unit or evaluation too, and `best.ckpt`, which points to the best of the `keep_best`
     checkpoints that an evaluation was the reason for. All are complete: any of them resumes, tests
-    and loads. Saving changes no training state. A disk that is full costs a warning a minute, and a
-    failed run only if the last state was never saved.
+    and loads. Saving changes no training state, and training waits for the disk only where it
+    ends. A disk that is full costs a warning a minute, and a failed run only if the last state was
+    never saved.
 
     As a subclass of Lightning's `Checkpoint` it runs behind all other callbacks, so their states
     are up to date.
@@ -93,6 +96,8 @@ class Checkpoint(Callback, LightningCheckpoint):
         self._unsaved_error: OSError | None = None
         self._warned_at = -math.inf
         self._segments: dict[str, set[str]] = {}
+        self._disk = Background()
+        self._under_way: Path | None = None
 
     # When.
 
@@ -121,6 +126,7 @@ class Checkpoint(Callback, LightningCheckpoint):
         """Save in the middle of a unit, because the run was asked to stop."""
         if agent.source is not None:  # else it was asked before anything had begun
             self._save_last(trainer, agent)
+        self.wait_for_disk()
 
     def on_validation_end(self, trainer: Trainer, agent: Agent) -> None:
         """Save when the evaluation is among the best."""
@@ -146,6 +152,7 @@ class Checkpoint(Callback, LightningCheckpoint):
         if _keeps_nothing(trainer) or agent.env_steps == 0:
             return
         self._save_numbered(trainer, agent)
+        self.wait_for_disk()
         if self._unsaved_error is not None:
             raise CheckpointError(
                 f"the end of the run could not be saved in {self.directory(trainer)}: "
@@ -158,6 +165,7 @@ class Checkpoint(Callback, LightningCheckpoint):
         Open episodes and the unfinished unit are dropped, since nobody knows how far they got.
         Nothing is saved when the run's own numbers are the error: the last checkpoint is good then.
         """
+        self.wait_for_disk()
         is_sound = isinstance(exception, EnvironmentFailed)
         if isinstance(exception, _NOTHING_TO_SAVE) and not is_sound:
             return
@@ -167,7 +175,7 @@ class Checkpoint(Callback, LightningCheckpoint):
             agent.state.drop_unfinished = True
             agent.state.interrupts_validation = agent.is_evaluating
             path = self.directory(trainer) / EMERGENCY
-            self._write(trainer, path)
+            self._write(trainer, path)()
             logger.warning("saved what is usable; continue with: lightning-rl resume %s", path)
         except Exception as error:
             logger.warning("no emergency checkpoint could be written: %s", error)
@@ -205,37 +213,58 @@ class Checkpoint(Callback, LightningCheckpoint):
         self._try_write(trainer, self.directory(trainer) / LAST)
 
     def _try_write(self, trainer: Trainer, path: Path, is_last: bool = True) -> None:
-        """Write, or warn at most once a minute that the disk does not take it."""
+        """Write, or warn at most once a minute that the disk does not take it.
+
+        What takes the disk long happens in the background. Several processes wait for it together.
+        """
         self._note_time(trainer, trainer.lightning_module)
+        self.wait_for_disk()
         try:
-            self._write(trainer, path)
-            if path.name != LAST and trainer.is_global_zero:
-                self._publish(path, is_last)
+            publish = self._write(trainer, path)
         except OSError as error:
-            self._unsaved_error = error
-            if time.monotonic() - self._warned_at >= RETRY_WARNING_S:
-                self._warned_at = time.monotonic()
-                logger.warning(
-                    "%s could not be written (%s); training goes on and tries again",
-                    path,
-                    error.strerror,
-                )
+            self._note_failure(path, error)
+            return
+        best = [_numbered(env_steps) for _, env_steps in self.best]
+
+        def finish() -> None:
+            publish()
+            if path.name != LAST and trainer.is_global_zero:
+                self._publish(path, is_last, best)
+
+        self._under_way = path
+        self._disk.start(finish)
+        if trainer.world_size > 1:
+            self.wait_for_disk()
+
+    def wait_for_disk(self) -> None:
+        """Wait for the file that is under way; then it is durable, or its failure is noted."""
+        path, self._under_way = self._under_way, None
+        if path is None:
+            return
+        try:
+            self._disk.wait()
+        except OSError as error:
+            self._note_failure(path, error)
         else:
             self._unsaved_error = None
 
-    def _publish(self, path: Path, is_last: bool) -> None:
-        """Point the links to a new numbered file and remove what it makes superfluous."""
-        if is_last:
-            _link(path.parent, LAST, path.name)
-        if self.best:
-            _link(path.parent, BEST, _numbered(self.best[0][1]))
-        self._prune(path.parent)
+    def _note_failure(self, path: Path, error: OSError) -> None:
+        self._unsaved_error = error
+        if time.monotonic() - self._warned_at >= RETRY_WARNING_S:
+            self._warned_at = time.monotonic()
+            logger.warning(
+                "%s could not be written (%s); training goes on and tries again",
+                path,
+                error.strerror,
+            )
 
-    def _write(self, trainer: Trainer, path: Path) -> None:
+    def _write(self, trainer: Trainer, path: Path) -> Callable[[], object]:
+        """Write a file that the function returned makes durable and visible."""
         agent: Agent = trainer.lightning_module
         agent.state.folder = path.parent
+        publications: list[Callable[[], object]] = []
         try:
-            trainer.save_checkpoint(path, weights_only=False)
+            trainer.save_checkpoint(path, weights_only=False, storage_options=publications)
         except SegmentWriteError:
             raise
         except OSError:
@@ -246,11 +275,19 @@ class Checkpoint(Callback, LightningCheckpoint):
         replay = agent.state.replay
         if replay is not None and trainer.world_size == 1:
             self._segments[path.name] = replay.segment_files(path.parent / REPLAY_FOLDER)
+        return publications[0] if publications else lambda: None  # the other ranks write nothing
 
-    def _prune(self, folder: Path) -> None:
+    def _publish(self, path: Path, is_last: bool, best: list[str]) -> None:
+        """Point the links to a new numbered file and remove what it makes superfluous."""
+        if is_last:
+            _link(path.parent, LAST, path.name)
+        if best:
+            _link(path.parent, BEST, best[0])
+        self._prune(path.parent, best)
+
+    def _prune(self, folder: Path, best: list[str]) -> None:
         """Remove numbered files that neither count nor quality keeps, and segments nobody lists."""
         numbered = sorted(folder.glob("env_steps=*.ckpt"), key=_env_steps_of)
-        best = {_numbered(env_steps) for _, env_steps in self.best}
         others = [path for path in numbered if path.name not in best]
         for path in others[: -self.keep]:
             path.unlink()

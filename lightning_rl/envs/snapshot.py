@@ -45,7 +45,7 @@ def env_name(env: gymnasium.Env) -> str:
 
 
 def snapshot_env(env: gymnasium.Env, level: SnapshotLevel = "exact") -> dict[str, Any]:
-    """Return the state of `env` (the outermost wrapper) as primitives.
+    """Return the state of `env` (the outermost wrapper) as text.
 
     Args:
         env: The environment, which must not be stepping.

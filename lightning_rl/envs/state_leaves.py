@@ -1,9 +1,8 @@
 """Values an exact snapshot stores whole: arrays, scalars, random generators, simulator states.
 
-Each kind becomes primitives, which `torch.load(weights_only=True)` reads and which cross a worker's
-pipe without a file descriptor per array (a tensor would need one). Bytes travel as Latin-1 text: it
-is what `torch.save` makes of them anyway, and empty ones it cannot load. Containers and objects,
-which are walked, live in `state_walk`.
+Each kind becomes what JSON can say: primitives, lists, tuples (which come back as lists) and
+dictionaries with text as keys. Bytes travel in base64. Containers and objects, which are walked,
+live in `state_walk`.
 """
 
 from __future__ import annotations
@@ -11,6 +10,8 @@ from __future__ import annotations
 import enum
 import random
 import sys
+import weakref
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,11 +37,11 @@ class Leaf(NamedTuple):
 
 
 def _text(data: bytes) -> str:
-    return data.decode("latin-1")
+    return b2a_base64(data, newline=False).decode("ascii")
 
 
 def _bytes(text: str) -> bytes:
-    return text.encode("latin-1")
+    return a2b_base64(text)
 
 
 def encode_array(array: np.ndarray) -> tuple[str, tuple[int, ...], str, str]:
@@ -93,7 +94,7 @@ def _plain(value: Any) -> Any:
 def _unplain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _unplain(item) for key, item in value.items()}
-    return decode_array(value) if isinstance(value, tuple) else value
+    return decode_array(value) if isinstance(value, (list, tuple)) else value
 
 
 def _is_generator(value: Any) -> bool:
@@ -144,7 +145,8 @@ def _decode_random_state(payload: Any, _: Any) -> np.random.RandomState:
 
 def _decode_random(payload: Any, _: Any) -> random.Random:
     generator = random.Random()
-    generator.setstate(payload)
+    version, words, gauss = payload
+    generator.setstate((version, tuple(words), gauss))
     return generator
 
 
@@ -175,18 +177,25 @@ def mujoco_fields(data: Any) -> dict[str, np.ndarray]:
     lag a step behind. Unlike the bytes of `MjData.__getstate__` it holds no leftovers, so that
     equal states are equal bytes, and nothing of it is parsed by C code.
     """
-    fresh = type(data)(data.model)
-    fields = {}
-    for name in dir(fresh):
-        value = getattr(fresh, name) if name[0] != "_" else None
-        if not isinstance(value, np.ndarray) or name.startswith(("maxuse", "map_")):
-            continue
-        if name.endswith("_island"):
-            continue
-        now = getattr(data, name)
-        if value.size and now.shape == value.shape:
-            fields[name] = now
-    return fields
+    if data.model not in _mujoco_shapes:
+        fresh = type(data)(data.model)
+        arrays = {name: getattr(fresh, name) for name in dir(fresh) if name[0] != "_"}
+        _mujoco_shapes[data.model] = {
+            name: array.shape
+            for name, array in arrays.items()
+            if isinstance(array, np.ndarray)
+            and array.size
+            and not name.startswith(("maxuse", "map_"))
+            and not name.endswith("_island")
+        }
+    shapes = _mujoco_shapes[data.model]
+    now = {name: getattr(data, name) for name in shapes}
+    return {name: array for name, array in now.items() if array.shape == shapes[name]}
+
+
+# Of a fresh simulation, by model: making one takes longer than all the rest of a snapshot.
+_mujoco_shapes: weakref.WeakKeyDictionary[Any, dict[str, tuple[int, ...]]]
+_mujoco_shapes = weakref.WeakKeyDictionary()
 
 
 def _mujoco_numbers(data: Any) -> list[str]:

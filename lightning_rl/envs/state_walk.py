@@ -1,17 +1,18 @@
 """The typed walk over the attributes of an environment: an exact snapshot, and its way back.
 
-`encode_state` turns an object (the outermost wrapper) into primitives; `decode_state` writes them
-into another instance of the same construction. No pickle: a stored state names no class to build
+`encode_state` turns an object (the outermost wrapper) into JSON; `decode_state` writes it into
+another instance of the same construction. No pickle: a stored state names no class to build
 and no function to call, and a value of a kind that is not known here raises `UnsupportedState`
 instead of being guessed at.
 
 The encoding: `None`, `bool`, `int`, `float` and `str` stand for themselves, everything else is a
-tuple `(tag, payload)`. What is reachable twice is stored once and then referred to
+pair `[tag, payload]`. What is reachable twice is stored once and then referred to
 by number, so that what was shared stays shared.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import types
 from collections import deque
@@ -51,23 +52,29 @@ IGNORED_BY_CLASS = {
 }
 
 
+_NOT_AS_BUILT = (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
+
+
 class UnsupportedState(CheckpointError):  # noqa: N818 - reads as what was found
     """An environment holds a value that an exact snapshot cannot store; the message names it."""
 
 
-def encode_state(root: object) -> Any:
-    """Return the state of `root` and of all it reaches, as primitives.
+def encode_state(root: object) -> str:
+    """Return the state of `root` and of all it reaches, as one text.
+
+    A text and no tree, which would have hundreds of branches for each environment: checking and
+    pickling them took most of the time of saving a small run.
 
     Raises:
         UnsupportedState: Naming the first attribute whose kind is not known.
     """
     try:
-        return _Encoder().encode(root, type(root).__name__, attribute=True)
+        return json.dumps(_Encoder().encode(root, type(root).__name__, attribute=True))
     except RecursionError as error:
         raise UnsupportedState(f"{type(root).__name__} is nested too deeply to be saved") from error
 
 
-def decode_state(state: Any, root: object) -> None:
+def decode_state(state: str, root: object) -> None:
     """Write a state from `encode_state` into `root`, which was constructed in the same way.
 
     When it raises, `root` may be half written and must be thrown away.
@@ -76,8 +83,8 @@ def decode_state(state: Any, root: object) -> None:
         CheckpointError: When `root` is built differently from the object that was saved.
     """
     try:
-        _Decoder().decode(state, root, type(root).__name__)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        _Decoder().decode(json.loads(state), root, type(root).__name__)
+    except _NOT_AS_BUILT as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(
             f"expected the saved state of {type(root).__name__}, received another: {reason}"
@@ -213,7 +220,7 @@ class _Decoder:
         """Return what belongs at `path`, where `current` stands now."""
         if _module(type(current)).startswith(CONSTANT_MODULES):
             return current  # a window that is open stays open
-        if not isinstance(state, tuple):
+        if not isinstance(state, list):
             return state
         tag, payload = state
         if tag in LEAVES:

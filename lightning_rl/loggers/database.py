@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from lightning_rl.storage.sealed import kill_point
+from lightning_rl.storage.kill_points import kill_point
 
 Row: TypeAlias = tuple[int, int | None, int | None, str, str, float, float, str]
 """event, env_steps, episode, agent_id, metric_name, value, wall_time, source."""

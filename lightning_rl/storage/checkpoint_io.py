@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from lightning_rl.errors import CheckpointError
-from lightning_rl.storage.sealed import load_sealed, save_sealed
+from lightning_rl.storage.sealed import begin_sealed, load_sealed
 from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
 # Lightning's loop progress and epoch number: a run that was extended has another epoch.
@@ -38,15 +38,18 @@ class SealedCheckpointIO(CheckpointIO):
         Args:
             checkpoint: Lightning's dictionary, of tensors and primitives.
             path: Where to; missing folders are made.
-            storage_options: Must be None.
+            storage_options: None, or a list: instead of being called, the function that makes the
+                written file durable and visible (`begin_sealed`) is appended to it.
 
         Raises:
-            TypeError: `storage_options` were given.
+            TypeError: Other `storage_options` were given.
             CheckpointError: The checkpoint holds something that could not be loaded again.
             OSError: It could not be written; an older file of that name is intact.
         """
-        if storage_options is not None:
-            raise TypeError(f"expected storage_options=None, received {storage_options!r}")
+        if storage_options is not None and type(storage_options) is not list:
+            raise TypeError(
+                f"expected storage_options=None or a list, received {storage_options!r}"
+            )
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         packed = pack_volatile(checkpoint)
@@ -55,7 +58,11 @@ class SealedCheckpointIO(CheckpointIO):
             # Before the checkpoint that lists them, so that none is ever listed and missing.
             store = SegmentStore(path.parent / REPLAY_FOLDER)
             packed["volatile"]["segments"] = write_segments(store)
-        save_sealed(packed, path)
+        publish = begin_sealed(packed, path.parent, lambda _: path.name)
+        if storage_options is None:
+            publish()
+        else:
+            storage_options.append(publish)
 
     def load_checkpoint(
         self,

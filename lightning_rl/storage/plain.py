@@ -17,8 +17,9 @@ from torch import Tensor
 MAX_DEPTH = 100
 # One byte is the length of the longest integer that the weights-only reader understands.
 MAX_INTEGER_BYTES = 255
-_ATOMS = (type(None), bool, float, str, complex, torch.dtype, torch.device, torch.Size)
-_CONTAINERS = (dict, OrderedDict, list, tuple)
+_ATOMS = frozenset((type(None), bool, float, str, complex, torch.dtype, torch.device, torch.Size))
+_CONTAINERS = frozenset((dict, OrderedDict, list, tuple))
+_KEYS = frozenset((str, int, bool, float, type(None)))
 MAX_TUPLE_WEIGHT = 10_000
 """Most values that may hang below a tuple; hashing one visits them all."""
 # Bounds of the operations and bytes that a pickle needs for one.
@@ -38,6 +39,14 @@ class Content:
     problem: str | None = None
     kinds: set[Any] = field(default_factory=set)
     size: int = 0
+
+    def add_leaf(self, value: Any, path: str, *steps: Any) -> None:
+        """Take note of a leaf, which stands at `path` or one step below, and of what it breaks."""
+        problem = _why_not_leaf(value)
+        if problem and self.problem is None:
+            place = path + "".join(f"[{step!r}]" for step in steps)
+            self.problem = f"{place or 'the object itself'}: {problem}"
+        self.count(value)
 
     def count(self, value: Any) -> None:
         """Take note of a leaf or a key."""
@@ -76,9 +85,7 @@ def inspect(tree: Any) -> Content:
     while waiting and content.problem is None:
         value, path, depth = waiting.pop()
         if type(value) not in _CONTAINERS:
-            problem = _why_not_leaf(value)
-            content.problem = f"{path or 'the object itself'}: {problem}" if problem else None
-            content.count(value)
+            content.add_leaf(value, path)
             continue
         content.size += _VALUE_SIZE
         if depth_seen.get(id(value), -1) >= depth:
@@ -88,15 +95,32 @@ def inspect(tree: Any) -> Content:
         if depth >= MAX_DEPTH:
             content.problem = f"{path[:60]}...: nested deeper than {MAX_DEPTH} levels"
             continue
-        children, problem = _children(value)
-        if isinstance(value, tuple) and _weight(value, weights) > MAX_TUPLE_WEIGHT:
-            problem = f"a tuple of more than {MAX_TUPLE_WEIGHT:,} values; store a list or a tensor"
-        content.problem = f"{path or 'the object itself'}: {problem}" if problem else None
+        problem = _why_not_container(value, weights)
+        if problem:
+            content.problem = f"{path or 'the object itself'}: {problem}"
+            continue
         if isinstance(value, dict):
             for key in value:
                 content.count(key)
-        waiting.extend((child, path + step, depth + 1) for step, child in reversed(children))
+        waiting.extend(_deeper(value, path, depth + 1, content))
     return content
+
+
+def _deeper(value: Any, path: str, depth: int, content: Content) -> list[tuple[Any, str, int]]:
+    """Add the leaves of a container to the content; return what has children of its own.
+
+    Paths are spelt for those alone: there are five times as many leaves.
+    """
+    containers = [
+        (attribute, f"{path}.{name}", depth)
+        for name, attribute in getattr(value, "__dict__", {}).items()
+    ]
+    for step, child in value.items() if isinstance(value, dict) else enumerate(value):
+        if type(child) in _CONTAINERS:
+            containers.append((child, f"{path}[{step!r}]", depth))
+        else:
+            content.add_leaf(child, path, step)
+    return containers
 
 
 def _weight(value: Any, known: dict[int, int], depth: int = 0) -> int:
@@ -108,21 +132,18 @@ def _weight(value: Any, known: dict[int, int], depth: int = 0) -> int:
     return known[id(value)]
 
 
-def _children(value: Any) -> tuple[list[tuple[str, Any]], str | None]:
-    """Return (step, child) for each child of a container, and a problem with the container."""
-    if isinstance(value, (list, tuple)):
-        return [(f"[{index}]", child) for index, child in enumerate(value)], None
-    for key in value:
-        if type(key) not in (str, int, bool, float, type(None)):
-            return [], f"a key of type {_name(key)}; use a string or a number"
+def _why_not_container(value: Any, weights: dict[int, int]) -> str | None:
+    """Return why a container is refused whatever its values are, or None."""
+    if isinstance(value, dict):
+        for key in value:
+            if type(key) not in _KEYS:
+                return f"a key of type {_name(key)}; use a string or a number"
+    elif isinstance(value, tuple) and _weight(value, weights) > MAX_TUPLE_WEIGHT:
+        return f"a tuple of more than {MAX_TUPLE_WEIGHT:,} values; store a list or a tensor"
     # `Module.state_dict()` hangs its version numbers on the dictionary as an attribute. Another one
     # could hide a method, in a crafted file.
-    attributes = getattr(value, "__dict__", {})
-    if attributes.keys() - {"_metadata"}:
-        return [], f"an attribute {min(map(str, attributes.keys() - {'_metadata'}))!r}"
-    children = [(f"[{key!r}]", child) for key, child in value.items()]
-    children.extend((f".{name}", child) for name, child in attributes.items())
-    return children, None
+    others = getattr(value, "__dict__", {}).keys() - {"_metadata"}
+    return f"an attribute {min(map(str, others))!r}" if others else None
 
 
 def _why_not_leaf(value: Any) -> str | None:

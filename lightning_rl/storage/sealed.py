@@ -11,7 +11,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import signal
 import stat
 import struct
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import torch
 
 from lightning_rl.errors import CheckpointError
 from lightning_rl.storage.archive import ForbiddenContent, check_archive
+from lightning_rl.storage.kill_points import kill_point
 from lightning_rl.storage.plain import Content, inspect, why_not_plain
 
 SEAL_PREFIX = b"sha256:"
@@ -32,26 +32,7 @@ _END_RECORD_BYTES = 22
 _BLOCK_BYTES = 1 << 20
 # With less besides tensors' data the bounds of `check_archive` cannot be reached.
 _SMALL = 500_000
-_kill_point_passes: dict[str, int] = {}
 _kinds_read_back: set[frozenset[Any]] = set()
-
-
-def kill_point(name: str) -> None:
-    """SIGKILL this process if `LIGHTNING_RL_KILL_POINT` is `name` or `name:count`.
-
-    For tests of crash safety; `count` is the pass at which to die, counted from 1. Points:
-    `save:before_write`, `save:mid_write`, `save:after_write`, `save:after_fsync`,
-    `save:after_rename`, `sqlite:mid_rewind`, `sqlite:before_commit`, `sqlite:after_commit`.
-    """
-    wanted = os.environ.get("LIGHTNING_RL_KILL_POINT")
-    if not wanted or not wanted.startswith(name):
-        return
-    count = wanted[len(name) :].removeprefix(":") or "1"
-    if not count.isdigit():
-        return
-    _kill_point_passes[name] = _kill_point_passes.get(name, 0) + 1
-    if _kill_point_passes[name] == int(count):
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def save_sealed(obj: dict[str, Any], path: Path) -> str:
@@ -87,17 +68,45 @@ def save_sealed_named(
     Returns:
         The path and the sha256.
     """
+    publish = begin_sealed(obj, Path(folder), name)
+    return publish()
+
+
+def begin_sealed(
+    obj: dict[str, Any], folder: Path, name: Callable[[str], str]
+) -> Callable[[], tuple[Path, str]]:
+    """Write a sealed file that nobody sees yet; the result makes it durable and visible.
+
+    What was `obj` may change in between, and the result may be called by another thread: it waits
+    for the disk, which is most of the time that saving takes. A file that is never published is
+    removed when its function is garbage, or else by `remove_temporaries`.
+
+    Args:
+        obj: Tensors and primitives only.
+        folder: Where to write.
+        name: Function from the file's sha256 to its name.
+
+    Returns:
+        A function to be called once, that does and returns what `save_sealed_named` does.
+    """
     content = inspect(obj)
     problem = content.problem if type(obj) is dict else f"expected a dict, got {type(obj)}"
     if problem:
         raise _not_saved(folder, problem)
-    with _temporary(Path(folder)) as (file, temporary):
+    with contextlib.ExitStack() as stack:
+        file, temporary = stack.enter_context(_temporary(folder))
         written = _write_archive(obj, file)
         _read_back_once(content, file, folder)
         sha256 = _append_seal(file, written)
-        path = Path(folder) / name(sha256)
-        _publish(file, temporary, path)
-    return path, sha256
+        held = stack.pop_all()
+
+    def publish() -> tuple[Path, str]:
+        path = folder / name(sha256)
+        with held:
+            _publish(file, temporary, path)
+        return path, sha256
+
+    return publish
 
 
 def atomic_write_bytes(path: Path, data: bytes, durable: bool = True) -> None:

@@ -1,6 +1,8 @@
 import errno
 import logging
 import os
+import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,13 +120,16 @@ def quick_disk(monkeypatch):
 def test_seconds_bound_what_a_kill_loses(tmp_path, quick_disk):
     seen = []
 
+    checkpoint = Checkpoint(every_env_steps=10_000, every_s=0.0)
+
     class Look(Callback):
         def on_update_start(self, trainer, agent):
             last = folder(tmp_path) / "last.ckpt"
+            checkpoint.wait_for_disk()
             seen.append((agent.env_steps, env_steps(last) if last.exists() else 0))
 
     agent = ppo(total_env_steps=96)
-    fit(tmp_path, agent, Look(), Checkpoint(every_env_steps=10_000, every_s=0.0))
+    fit(tmp_path, agent, Look(), checkpoint)
     # The last step of a rollout is the only one that a kill between two units would lose.
     assert seen == [(32 * unit, 32 * unit - 1) for unit in range(1, 4)]
 
@@ -179,22 +184,28 @@ def test_wrong_settings_are_refused(wrong):
 
 
 class FullDisk:
-    """A disk that takes no checkpoint between two of them."""
+    """A disk that takes no checkpoint between two of them; or tells so when it is published."""
 
-    def __init__(self, monkeypatch, begin, end):
-        self.count, self.begin, self.end = 0, begin, end
-        self.write = checkpoint_io.save_sealed
-        monkeypatch.setattr(checkpoint_io, "save_sealed", self)
+    def __init__(self, monkeypatch, begin, end, tells_late=False):
+        self.count, self.begin, self.end, self.tells_late = 0, begin, end, tells_late
+        self.write = checkpoint_io.begin_sealed
+        monkeypatch.setattr(checkpoint_io, "begin_sealed", self)
 
-    def __call__(self, obj, path):
+    def __call__(self, obj, folder, name):
         self.count += 1
-        if self.begin <= self.count < self.end:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.write(obj, path)
+        is_full = self.begin <= self.count < self.end
+        if is_full and not self.tells_late:
+            self.refuse()
+        publish = self.write(obj, folder, name)
+        return self.refuse if is_full else publish
+
+    def refuse(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_reported_once_and_survived(tmp_path, monkeypatch, caplog):
-    disk = FullDisk(monkeypatch, 3, 7)
+@pytest.mark.parametrize("tells_late", [False, True])
+def test_a_full_disk_is_reported_once_and_survived(tmp_path, monkeypatch, caplog, tells_late):
+    disk = FullDisk(monkeypatch, 3, 7, tells_late)
     with caplog.at_level(logging.WARNING, "lightning_rl"):
         fit(tmp_path, None, Checkpoint(every_env_steps=32))
     assert disk.count == 10
@@ -217,8 +228,11 @@ def test_the_warning_comes_again_after_a_minute(tmp_path, monkeypatch, caplog):
     assert caplog.text.count("training goes on and tries again") > 1
 
 
-def test_a_run_whose_end_was_never_saved_fails_and_keeps_the_last_good_state(tmp_path, monkeypatch):
-    FullDisk(monkeypatch, 3, 1_000)
+@pytest.mark.parametrize("tells_late", [False, True])
+def test_a_run_whose_end_was_never_saved_fails_and_keeps_the_last_good_state(
+    tmp_path, monkeypatch, tells_late
+):
+    FullDisk(monkeypatch, 3, 1_000, tells_late)
     with pytest.raises(CheckpointError, match=r"the end of the run could not be saved in .*space"):
         fit(tmp_path, None, Checkpoint(every_env_steps=32))
     assert env_steps(folder(tmp_path) / "last.ckpt") == 64
@@ -238,15 +252,36 @@ def test_a_link_that_cannot_be_made_is_no_reason_to_stop(tmp_path, monkeypatch, 
     assert "training goes on" in caplog.text
 
 
+def test_training_does_not_wait_for_the_disk(tmp_path, monkeypatch):
+    """The disk takes the first checkpoint only after the next update has begun."""
+    begun, sync = threading.Event(), os.fsync
+
+    def slow(descriptor):
+        assert begun.wait(60)
+        sync(descriptor)
+
+    class Begin(Callback):
+        def on_update_start(self, trainer, agent):
+            if agent.env_steps == 64:
+                assert not (folder(tmp_path) / "last.ckpt").exists()
+                begun.set()
+
+    monkeypatch.setattr(os, "fsync", slow)
+    fit(tmp_path, ppo(total_env_steps=96), Begin(), Checkpoint(every_env_steps=32))
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 96
+    assert names(tmp_path) == [*(f"env_steps={n}.ckpt" for n in (32, 64, 96)), "last.ckpt"]
+
+
 def test_a_folder_that_vanishes_is_made_again(tmp_path):
+    checkpoint = Checkpoint()
+
     class Remove(Callback):
         def on_update_start(self, trainer, agent):
             if agent.env_steps == 160:
-                for path in folder(tmp_path).iterdir():
-                    path.unlink()
-                folder(tmp_path).rmdir()
+                checkpoint.wait_for_disk()
+                shutil.rmtree(folder(tmp_path))
 
-    fit(tmp_path, None, Remove())
+    fit(tmp_path, None, Remove(), checkpoint)
     assert env_steps(folder(tmp_path) / "last.ckpt") == 320
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import io
 import itertools
+import json
 import random
 import threading
 from collections import Counter, OrderedDict, deque
@@ -239,11 +240,19 @@ def test_a_list_that_is_nested_without_end_is_refused() -> None:
         ("same", 9),
         ("generator", ({"bit_generator": "seed"}, {})),
         ("enum", ("os", "system", "x")),
-        ("array", ("|O", (1,), "C", "12345678")),
-        ("array", ("<f8", (10**6,), "C", "12345678")),
-        ("scalar", ("|O", "12345678")),
+        ("array", ("|O", (1,), "C", "MTIzNDU2Nzg=")),
+        ("array", ("<f8", (10**6,), "C", "MTIzNDU2Nzg=")),
+        ("array", ("<f8", (1,), "C", "no base64")),
+        ("scalar", ("|O", "MTIzNDU2Nzg=")),
     ],
 )
 def test_a_state_that_makes_no_sense_is_one_error(state: Any) -> None:
-    with pytest.raises(CheckpointError):
-        decode_state(("object", (f"{Holder.__module__}.Holder", {"a": state})), Holder())
+    whole = ("object", (f"{Holder.__module__}.Holder", {"a": state}))
+    with pytest.raises(CheckpointError, match="expected"):
+        decode_state(json.dumps(whole), Holder())
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[" * 100_000, ("object", {})])
+def test_what_is_no_state_at_all_is_one_error(text: Any) -> None:
+    with pytest.raises(CheckpointError, match="expected the saved state of Holder"):
+        decode_state(text, Holder())

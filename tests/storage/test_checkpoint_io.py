@@ -71,6 +71,15 @@ def test_the_file_holds_the_loops_under_volatile_only(tmp_path):
     assert loaded == {"loops": {"a": 1}, "volatile": {"directory": str(tmp_path / "new")}}
 
 
+def test_a_list_takes_the_function_that_publishes(tmp_path):
+    path, publications = tmp_path / "a.ckpt", []
+    SealedCheckpointIO().save_checkpoint({"a": 1}, path, storage_options=publications)
+    assert not path.exists()
+    (publish,) = publications
+    publish()
+    assert load_sealed(path) == {"a": 1, "volatile": {}}
+
+
 def test_storage_options_are_refused(tmp_path):
     with pytest.raises(TypeError, match="expected storage_options=None"):
         SealedCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"a": 1})

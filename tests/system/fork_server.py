@@ -64,7 +64,7 @@ class Run:
         checkpoint: Arguments of `Checkpoint`.
         patience: Of `EvaluationEarlyStopping`; None for none.
         ckpt_path: As for `fit`.
-        kill_point: A named point of checkpoint writing at which to die, see `sealed.kill_point`.
+        kill_point: A named point at which to die, see `kill_points.kill_point`.
         stop: (module, n): ask the run to stop at the n-th look of that module at
             `stop_requested`; the modules are collector, on_policy, off_policy and evaluation.
         init: Import path of a function called in the process before training.

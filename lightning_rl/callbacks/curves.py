@@ -110,14 +110,15 @@ class TrainingCurves(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return all curves; at most 2,000 points each, however long the run is."""
         return {
-            **{name: series.state_dict() for name, series in self._series().items()},
+            **{name: item.state_dict() for name, item in self._series().items() if item.is_used},
             "components": {tag: item.state_dict() for tag, item in self._components.items()},
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
         for name, series in self._series().items():
-            series.load_state_dict(state_dict[name])
+            if name in state_dict:
+                series.load_state_dict(state_dict[name])
         components = state_dict.get("components", {})  # older checkpoints have none
         self._components = {tag: Series() for tag in components}
         for tag, series in self._components.items():
@@ -263,6 +264,11 @@ class Series:
         """Return the number of points, without an unfinished last one."""
         return self._size
 
+    @property
+    def is_used(self) -> bool:
+        """Whether anything was added."""
+        return self._size > 0 or self._open[2] > 0
+
     def add(self, env_steps: int, value: float) -> None:
         """Add an entry."""
         open_ = self._open
@@ -271,7 +277,8 @@ class Series:
         open_[2] += 1
         if open_[2] < self.stride:
             return
-        self._points[self._size] = open_[0] / self.stride, open_[1] / self.stride
+        self._points[self._size, 0] = open_[0] / self.stride
+        self._points[self._size, 1] = open_[1] / self.stride
         self._size += 1
         self._open = [0.0, 0.0, 0]
         if self._size == MAX_POINTS:

@@ -159,6 +159,9 @@ class AgentState:
             "host": platform.node(),
             "saved_at": time.time(),
         }
+        # Called by the CheckpointIO before the file is seen, which counts what has been logged.
+        loggers = agent.trainer.loggers
+        checkpoint["flush_loggers"] = [item.flush for item in loggers if hasattr(item, "flush")]
         if self.replay is not None:
             # Written by the CheckpointIO, which knows the folder.
             checkpoint["write_segments"] = self.replay.write_segments

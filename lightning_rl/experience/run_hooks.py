@@ -93,8 +93,8 @@ class RunHooks(EvaluationHooks):
     def emit(self, hook: str, *args: Any) -> list[Any]:
         """Call `hook(trainer, agent, *args)` of every callback that has it; return the results."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        hooks = [getattr(callback, hook) for callback in callbacks if hasattr(callback, hook)]
-        return [call(self.trainer, self, *args) for call in hooks]
+        hooks = [getattr(callback, hook, None) for callback in callbacks]
+        return [call(self.trainer, self, *args) for call in hooks if call is not None]
 
     def log_metrics(self, metrics: Statistics) -> None:
         """Log a row at the present env step.

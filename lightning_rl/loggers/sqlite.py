@@ -159,8 +159,7 @@ class SQLiteLogger(LocalLogger):
         self.finalize("success")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return how many events belong to this moment, once they are committed."""
-        self.flush()
+        """Return how many events belong to this moment; `flush` before you rely on it."""
         return {"events": self._events}
 
     @rank_zero_only

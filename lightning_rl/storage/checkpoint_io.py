@@ -54,11 +54,18 @@ class SealedCheckpointIO(CheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         packed = pack_volatile(checkpoint)
         write_segments = packed.pop("write_segments", None)
+        flush_loggers = packed.pop("flush_loggers", [])
         if write_segments is not None:
             # Before the checkpoint that lists them, so that none is ever listed and missing.
             store = SegmentStore(path.parent / REPLAY_FOLDER)
             packed["volatile"]["segments"] = write_segments(store)
-        publish = begin_sealed(packed, path.parent, lambda _: path.name)
+        seal = begin_sealed(packed, path.parent, lambda _: path.name)
+
+        def publish() -> None:
+            for flush in flush_loggers:
+                flush()
+            seal()
+
         if storage_options is None:
             publish()
         else:

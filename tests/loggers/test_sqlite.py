@@ -96,6 +96,7 @@ def test_resumed_table_equals_the_unstopped_one(tmp_path, saved_at, killed_after
     assert second.state_dict() == state
     log_events(second, saved_at, 12)
     assert second.state_dict() == whole.state_dict()
+    assert second.flush()
     assert content(second.path) == content(whole.path)
     second.finalize("success")
     first.finalize("success")

@@ -80,6 +80,16 @@ def test_a_list_takes_the_function_that_publishes(tmp_path):
     assert load_sealed(path) == {"a": 1, "volatile": {}}
 
 
+def test_what_loggers_hold_is_written_before_the_file_is_seen(tmp_path):
+    path, publications, seen = tmp_path / "a.ckpt", [], []
+    checkpoint = {"a": 1, "flush_loggers": [lambda: seen.append(path.exists())]}
+    SealedCheckpointIO().save_checkpoint(checkpoint, path, storage_options=publications)
+    assert seen == []
+    publications[0]()
+    assert seen == [False]
+    assert load_sealed(path) == {"a": 1, "volatile": {}}
+
+
 def test_storage_options_are_refused(tmp_path):
     with pytest.raises(TypeError, match="expected storage_options=None"):
         SealedCheckpointIO().save_checkpoint({}, tmp_path / "a.ckpt", storage_options={"a": 1})

@@ -30,6 +30,7 @@ from lightning_rl.buffers.prioritized import PrioritizedReplay
 from lightning_rl.buffers.replay import Transitions
 from lightning_rl.envs.config import EnvConfig, EnvLike
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.exploration import EpsilonGreedy, scheduled
 from lightning_rl.experience.hyperparameters import check_common_ranges, num_discrete_actions
 from lightning_rl.experience.off_policy import (
     OffPolicySource,
@@ -94,8 +95,8 @@ class Rainbow(Algorithm):
     """Rainbow for Discrete actions.
 
     Logs `train/td_loss` (the weighted cross-entropy in nats) and `train/mean_q` (means over
-    minibatches; the latter of the replayed actions' expected returns), `train/learning_rate`,
-    `train/grad_norm` (before clipping) and `rollout/mean_reward` (per step).
+    minibatches; the latter of the replayed actions' expected returns), `train/epsilon`,
+    `train/learning_rate`, `train/grad_norm` (before clipping) and `rollout/mean_reward` (per step).
 
     Args:
         env: Environment id, `EnvConfig`, mapping of its fields, or a class or factory.
@@ -113,6 +114,10 @@ class Rainbow(Algorithm):
         num_atoms: K, at least 2.
         v_min: Least return that the atoms can express.
         v_max: Largest one.
+        epsilon_start: First probability of a random action. The published agent explores by noise
+            alone; a few random actions help where learning quenches the noise too early.
+        epsilon_end: Last one.
+        epsilon_fraction: Part of the schedule over which it falls linearly, in (0, 1].
         n_step: Rewards summed before the bootstrap, at least 1.
         priority_alpha: Exponent of the priorities, in [0, 1]; 0 draws uniformly.
         priority_beta: First exponent of their weights, in [0, 1]; it rises linearly to 1.
@@ -149,6 +154,9 @@ class Rainbow(Algorithm):
         num_atoms: int = 51,
         v_min: float = -10.0,
         v_max: float = 10.0,
+        epsilon_start: float = 0.0,
+        epsilon_end: float = 0.0,
+        epsilon_fraction: float = 0.2,
         n_step: int = 3,
         priority_alpha: float = 0.5,
         priority_beta: float = 0.4,
@@ -168,6 +176,7 @@ class Rainbow(Algorithm):
         self.gamma, self.learning_rate, self.max_grad_norm = gamma, learning_rate, max_grad_norm
         self.env_steps_per_iteration = env_steps_per_iteration
         self.n_step, self.priority_alpha, self.priority_beta = n_step, priority_alpha, priority_beta
+        self.exploration = EpsilonGreedy(num_actions, epsilon_start, epsilon_end, epsilon_fraction)
         with self.seeded_initialization():
             self.network = QNetwork(
                 self.observation_space,
@@ -197,7 +206,10 @@ class Rainbow(Algorithm):
             else:
                 generator = self.streams.torch("exploration")
                 logits = with_own_noise(self.network, observation, generator)
-            return categorical_mean(logits, self.support).argmax(-1).numpy(force=True)
+            action = categorical_mean(logits, self.support).argmax(-1).numpy(force=True)
+        if deterministic:
+            return action
+        return self.exploration.disturb(action, self.progress, self.streams.numpy("exploration"))
 
     def importance_exponent(self) -> float:
         """Return the exponent of prioritised replay's weights now."""
@@ -212,9 +224,12 @@ class Rainbow(Algorithm):
     def begin_rollout(self, num_steps: int) -> Act:  # noqa: D102
         redraw_noise(self.streams.torch("exploration"), self.network)
         logits, support = self.network.acting_function(), self.support.numpy(force=True)
-        return lambda observation, step: categorical_mean_array(
-            logits(observation), support
-        ).argmax(-1)
+        return self.exploration.begin_rollout(
+            lambda observation: categorical_mean_array(logits(observation), support).argmax(-1),
+            (num_steps, self.env_config.num_envs),
+            self.progress,
+            self.streams.numpy("exploration"),
+        )
 
     def build_source(self, collector: Collector) -> OffPolicySource:  # noqa: D102
         spaces = self.observation_space, self.action_space
@@ -230,7 +245,7 @@ class Rainbow(Algorithm):
             redraw_noise(self.streams.torch("update"), self.network, self.target_network)
             value_step(self, minibatch, TAGS)
         absorb_unit(self, self.network.observation_normalizer)
-        return self.finish_update({"train/learning_rate": self.learning_rate})
+        return self.finish_update(scheduled(self))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one fused Adam over all parameters as one flat tensor."""

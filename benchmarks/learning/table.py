@@ -110,8 +110,8 @@ def _unmet(found: Found, leads: list[Lead]) -> list[str]:
 def _duels(leads: list[Lead]) -> list[str]:
     lines = []
     for gate, bounds in leads:
-        ahead = " to ".join(_number(bound) for bound in bounds)
-        lines += ["", f"{gate.config} is ahead of {gate.rival} by {ahead} (IQM, 95 % interval)."]
+        lead = " to ".join(_number(bound) for bound in bounds)
+        lines += ["", f"IQM of {gate.config} less that of {gate.rival}: {lead} (95 % interval)."]
     return lines
 
 

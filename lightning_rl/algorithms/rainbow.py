@@ -9,8 +9,8 @@ once. Minimises
 over prioritised transitions with importance weights w, where m is the distribution of the n-step
 return R + gamma^n * (1 - terminated) * Z_target(s_n, a*), moved to the atoms, and
 a* = argmax_a' E[Z(s_n, a')] by the online network. Priorities are the cross-entropies. Deviations
-from the paper: truncated episodes bootstrap, and noise is drawn once per collection and once per
-gradient step instead of at each forward pass.
+from the paper: truncated episodes bootstrap, noise is drawn once per collection and once per
+gradient step instead of at each forward pass, and random actions can be added to it.
 """
 
 from __future__ import annotations

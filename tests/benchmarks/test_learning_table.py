@@ -130,5 +130,5 @@ def test_a_rival_must_be_beaten_beyond_chance(tmp_path: Path) -> None:
     store(tmp_path, "rainbow/toy", [20.0, 20.0, 20.0, 20.0, 20.0])
     assert missed(tmp_path, gates) == []
     # 20 less the interval of the rival's own interquartile mean
-    expected = "rainbow/toy is ahead of dqn/toy by 6.3 to 9.7 (IQM, 95 % interval)."
+    expected = "IQM of rainbow/toy less that of dqn/toy: 6.3 to 9.7 (95 % interval)."
     assert expected in render(tmp_path, gates)

@@ -256,3 +256,17 @@ def test_a_state_that_makes_no_sense_is_one_error(state: Any) -> None:
 def test_what_is_no_state_at_all_is_one_error(text: Any) -> None:
     with pytest.raises(CheckpointError, match="expected the saved state of Holder"):
         decode_state(text, Holder())
+
+
+def test_walking_leaves_an_object_with_an_ordinary_dictionary() -> None:
+    """The one that CPython makes of it slows attributes down for good."""
+
+    class Plain:
+        def __init__(self, a: int) -> None:
+            self.a = a
+
+    first, second = Plain(1), Plain(2)
+    made = [vars(item) for item in (first, second)]
+    decode_state(encode_state(first), second)
+    assert all(vars(item) is not before for item, before in zip((first, second), made, strict=True))
+    assert vars(first) == vars(second) == {"a": 1}

@@ -107,6 +107,7 @@ class A2C(ActorCriticHooks, Algorithm):
 
     gradient: GradientFunction
     update_epochs = 1  # the rollout is one minibatch
+    compares_with_old = False
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class A2C(ActorCriticHooks, Algorithm):
         self.compiled = resolve_compile(compile, budget and budget // self.unit_env_steps)
 
     def build_source(self, collector: Collector) -> OnPolicySource:  # noqa: D102
-        return OnPolicySource(self, collector, self.num_steps)
+        return self.acting_source(collector)
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Take one gradient step on one rollout."""

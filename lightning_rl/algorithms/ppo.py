@@ -174,7 +174,7 @@ class PPO(ActorCriticHooks, Algorithm):
         self.compiled = resolve_compile(compile, budget and budget // rows * updates)
 
     def build_source(self, collector: Collector) -> OnPolicySource:  # noqa: D102
-        return OnPolicySource(self, collector, self.num_steps)
+        return self.acting_source(collector)
 
     def training_step(self, minibatches: Minibatches, batch_idx: int) -> Statistics:
         """Update the networks on one rollout: epochs of clipped-surrogate minibatches."""

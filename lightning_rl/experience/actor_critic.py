@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lightning_rl.buffers.rollout import Rollout
 from lightning_rl.experience.advantages import advantages, rollout_tensors
-from lightning_rl.experience.collector import Act
-from lightning_rl.experience.on_policy import Experience, valid_rows
+from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.on_policy import Experience, OnPolicySource, valid_rows
 from lightning_rl.experience.random_streams import RandomStreams, seeded
 from lightning_rl.experience.run_hooks import RunHooks
 from lightning_rl.experience.running_statistics import (
@@ -19,9 +19,11 @@ from lightning_rl.experience.running_statistics import (
     standardize,
 )
 from lightning_rl.functional.trees import map_tree
+from lightning_rl.networks.acting import ActingFunction
 from lightning_rl.networks.distributions import ActionHead, make_action_head
 from lightning_rl.networks.greedy import GreedyPolicy
 from lightning_rl.networks.mlp import NetworkChoice
+from lightning_rl.networks.noisy import has_noise
 from lightning_rl.networks.normalization import RewardNormalizer
 from lightning_rl.networks.policies import ActorCritic
 from lightning_rl.types import Array, TensorObservation
@@ -34,20 +36,28 @@ class ActorCriticHooks(RunHooks):
         gae_lambda: In [0, 1]: 0 is the one-step advantage, 1 the Monte Carlo one.
         gamma: Discount in [0, 1].
         head: Action distribution.
+        minibatch_size: Rows of a minibatch.
         network: Actor and critic.
+        compares_with_old: Whether the update needs the log-probabilities that actions had when
+            they were chosen, as PPO's ratios do.
         normalize_advantage: Shift and scale advantages to mean 0 and deviation 1.
         num_steps: Steps of each environment in one rollout.
         reward_normalizer: Running scale of rewards, or None.
+        update_epochs: Passes over a rollout.
     """
 
+    compares_with_old = True
     gae_lambda: float
     gamma: float
     head: ActionHead
+    minibatch_size: int
     network: ActorCritic
     normalize_advantage: bool
     num_steps: int
     reward_normalizer: RewardNormalizer | None
     streams: RandomStreams
+    update_epochs: int
+    _policy: ActingFunction | None = None
 
     def make_networks(
         self,
@@ -108,11 +118,19 @@ class ActorCriticHooks(RunHooks):
         """Return the greedy policy as a module."""
         return GreedyPolicy(self.network, lambda outputs: self.head.mode(outputs[0]))
 
+    def acting_source(self, collector: Collector) -> OnPolicySource:
+        """Return the source of rollouts; make the acting function, which sees weights change."""
+        self._policy = None
+        if not has_noise(self.network):  # else the function has the noise of its making
+            with self.precision_context():
+                self._policy = self.network.acting_function()
+        return OnPolicySource(self, collector, self.num_steps)
+
     def begin_rollout(self, num_steps: int) -> Act:
         """Draw the noise of the next `num_steps` steps and return the sampling policy."""
         prefix = (num_steps, self.env_config.num_envs)
         noise = self.head.draw_noise(prefix, self.streams.torch("action")).numpy()
-        policy, sample = self.network.acting_function(), self.head.sample_array
+        policy, sample = self._policy or self.network.acting_function(), self.head.sample_array
         return lambda observation, step: sample(policy(observation), noise[step])
 
     def final_values(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
@@ -123,13 +141,16 @@ class ActorCriticHooks(RunHooks):
 
     @torch.no_grad()
     def estimate(self, rollout: Rollout) -> Experience:
-        """Return the rollout as rows with log-probabilities, values, advantages and returns."""
+        """Return the rollout as rows to learn from, with values, advantages and returns."""
         observation, columns = rollout_tensors(self, rollout)
-        distribution, value = self.network(map_tree(lambda leaf: leaf.flatten(0, 1), observation))
-        rows = rollout.num_steps * rollout.num_envs
+        seen = map_tree(lambda leaf: leaf.flatten(0, 1), observation)
+        action, old = columns["action"].flatten(0, 1), {}
+        if self.compares_with_old:
+            distribution, value = self.network(seen)
+            old["log_prob"] = self.head.log_prob(distribution[: len(action)], action)
+        else:
+            value = self.network.value(seen)
         value = value.view(rollout.num_steps + 1, rollout.num_envs)
-        action = columns["action"].flatten(0, 1)
-        log_prob = self.head.log_prob(distribution[:rows], action)
         next_value = value[1:].clone()
         if rollout.final_index:
             steps, envs, final_value = self.final_values(rollout)
@@ -139,7 +160,7 @@ class ActorCriticHooks(RunHooks):
         experience: dict[str, Any] = {
             "observation": map_tree(lambda leaf: leaf[:-1].flatten(0, 1), observation),
             "action": action,
-            "log_prob": log_prob,
+            **old,
             "value": value.flatten(),
             "advantage": advantage.flatten(),
             "return": return_.flatten(),

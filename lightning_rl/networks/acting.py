@@ -18,6 +18,7 @@ from torch import nn
 
 from lightning_rl.networks.encoders import IdentityEncoder
 from lightning_rl.networks.mlp import MLP, inference_function_of
+from lightning_rl.networks.noisy import has_noise
 from lightning_rl.networks.normalization import EPS, RunningNormalizer
 from lightning_rl.types import Array, TensorObservation
 
@@ -44,9 +45,9 @@ def acting_function(*modules: nn.Module | None) -> ActingFunction:
     autocast the result is PyTorch's, since acting must round as the update does.
 
     Args:
-        *modules: None is left out. On a CPU, float32 `MLP`s, the normaliser of a plain observation,
-            encoders that change nothing and modules with an `array_function` method run in NumPy;
-            one other module, and all run in PyTorch.
+        *modules: None is left out. On a CPU, float32 `MLP`s that store their weights or have noise,
+            the normaliser of a plain observation, encoders that change nothing and modules with an
+            `array_function` method run in NumPy; one other module, and all run in PyTorch.
     """
     present = [m for m in modules if m is not None and not isinstance(m, IdentityEncoder)]
     functions = [_array_function(module) for module in present]
@@ -74,7 +75,8 @@ def _array_function(module: nn.Module) -> ArrayFunction | None:
     if isinstance(module, RunningNormalizer) and set(module.leaves) == {"observation"}:
         return _normalizer_function(module)
     if type(module).forward is MLP.forward and module.activation in _ACTIVATIONS:
-        return _mlp_function(module)
+        readable = module.stores_weights or has_noise(module)
+        return _mlp_function(module) if readable else None
     make: Callable[..., ArrayFunction | None] | None = getattr(module, "array_function", None)
     return make(_array_function) if make is not None else None
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_rl.errors import ConfigError, did_you_mean
-from lightning_rl.networks.noisy import NoisyLinear
+from lightning_rl.networks.noisy import NoisyLinear, has_noise
 
 TensorFunction: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -116,6 +116,15 @@ class MLP(nn.Module):
                 x = self._activation(x)
         return x
 
+    @property
+    def stores_weights(self) -> bool:
+        """Whether every layer stores its weights and computes none, as parametrizations do.
+
+        Only stored weights can be read through views.
+        """
+        stored = [dict(layer.named_parameters(recurse=False)) for layer in self.layers]
+        return all("weight" in names and "bias" in names for names in stored)
+
     def inference_function(self) -> TensorFunction:
         """Return a function equal to `forward` for acting: no gradients, the fewest dispatches.
 
@@ -124,6 +133,8 @@ class MLP(nn.Module):
         layers when their noise has changed; making one takes microseconds. The result is a new
         tensor at each call.
         """
+        if not self.stores_weights and not has_noise(self):
+            return torch.no_grad()(self)
         return _InferenceChain(self, self._activation_)
 
 

@@ -69,6 +69,11 @@ class NoisyLinear(nn.Module):
             noise.copy_(drawn.sign() * drawn.abs().sqrt())
 
 
+def has_noise(network: nn.Module) -> bool:
+    """Return whether the network has noisy layers."""
+    return any(isinstance(module, NoisyLinear) for module in network.modules())
+
+
 def redraw_noise(generator: torch.Generator, *networks: nn.Module) -> None:
     """Draw new noise for every noisy layer of the networks, in order."""
     for network in networks:

@@ -148,10 +148,7 @@ class ActorCritic(nn.Module):
         return lambda observation: _append_log_std(actor(observation), log_std)
 
     def acting_function(self) -> ActingFunction:
-        """Return `distribution_parameters` as a lean function to NumPy; see `acting_function`.
-
-        The log standard deviation is that of the moment: make a new function for every rollout.
-        """
+        """Return `distribution_parameters` as a lean function to NumPy; see `acting_function`."""
         modules = (self.observation_normalizer, self.encoder, self.trunk, self.actor)
         outputs = acting_function(*modules)
         if self.mask_actions:
@@ -207,10 +204,10 @@ def _with_mask(outputs: ActingFunction) -> ActingFunction:
 
 
 def _with_log_std(outputs: ActingFunction, log_std: Tensor) -> ActingFunction:
-    row = log_std.detach().numpy(force=True)
+    log_std = log_std.detach()
 
     def act(observation: TensorObservation) -> Array:
-        mean = outputs(observation)
+        mean, row = outputs(observation), log_std.numpy(force=True)  # of this moment
         return np.concatenate((mean, np.broadcast_to(row, mean.shape)), axis=-1)
 
     return act

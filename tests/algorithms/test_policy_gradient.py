@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_rl.algorithms import A2C, REINFORCE
 from lightning_rl.algorithms.a2c import a2c_loss
@@ -19,6 +20,8 @@ from lightning_rl.envs.config import EnvConfig
 from lightning_rl.envs.probes import ACTION_SPACES, ObservationActionEnv, ProbeEnv
 from lightning_rl.errors import ConfigError
 from lightning_rl.functional.policy_gradient import policy_gradient_loss
+from lightning_rl.networks.mlp import MLP
+from lightning_rl.networks.noisy import NoisyLinear
 
 Fit = Callable[..., pl.Trainer]
 QUICK: dict[Any, dict[str, Any]] = {
@@ -86,6 +89,46 @@ def test_the_gradient_reaches_every_parameter(fit: Fit, cls: Any, shared_trunk: 
         assert id(parameter) == identity
         assert type(parameter) is nn.Parameter
         assert not torch.equal(parameter, old), f"{name} did not learn"
+
+
+class WeightNormed(MLP):
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size, (8,))
+        for layer in self.layers:
+            weight_norm(layer)
+
+
+class Noisy(MLP):
+    def __init__(self, input_size: int, output_size: int) -> None:
+        super().__init__(input_size, output_size, (8,), linear=NoisyLinear)
+
+
+@pytest.mark.parametrize("actor", [None, WeightNormed, Noisy])
+def test_every_rollout_is_acted_by_the_present_weights(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, actor: Any
+):
+    agent = build(A2C, {"id": "CartPole-v1", "num_envs": 2}, actor=actor)
+    seen: list[torch.Tensor] = []
+    sample, begin_rollout = agent.head.sample_array, agent.begin_rollout
+
+    def watch(parameters: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        seen.append(torch.from_numpy(parameters.copy()))
+        return sample(parameters, noise)
+
+    def begin(num_steps: int) -> Any:
+        act = begin_rollout(num_steps)
+        observation = torch.ones(2, 4)
+        act(observation, 0)
+        torch.testing.assert_close(seen[-1], agent.network.distribution_parameters(observation))
+        marked.append(len(seen) - 1)
+        return act
+
+    marked: list[int] = []
+    monkeypatch.setattr(agent.head, "sample_array", watch)
+    agent.begin_rollout = begin
+    fit(agent)
+    first, *_, last = (seen[index] for index in marked)
+    assert not torch.allclose(first, last, atol=1e-4)  # it learned
 
 
 # Estimates.

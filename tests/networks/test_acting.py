@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.parametrizations import weight_norm
 
 from lightning_rl.networks.acting import acting_function
 from lightning_rl.networks.mlp import MLP
@@ -34,3 +35,18 @@ def test_an_observation_and_weights_rewritten_in_place_are_seen() -> None:
         layer.bias.fill_(0.25)
         assert act(observation).tolist() == [[43.25]]
     assert act(torch.tensor([[0.0, 1.0]])).tolist() == [[10.25]]
+
+
+@pytest.mark.parametrize("activation", ["relu", "elu"])  # the second one acts in PyTorch
+def test_weights_that_layers_compute_are_those_of_the_moment(activation: str) -> None:
+    mlp = MLP(2, 1, (3,), activation)
+    for layer in mlp.layers:
+        weight_norm(layer)
+    act, observation = acting_function(mlp), torch.tensor([[1.0, 2.0]])
+    before = act(observation).copy()
+    with torch.no_grad():
+        for parameter in mlp.parameters():
+            parameter.mul_(2.0).add_(1.0)
+    after = act(observation)
+    np.testing.assert_allclose(after, mlp(observation).detach().numpy(), rtol=1e-5)
+    assert abs(after - before).item() > 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -235,9 +236,10 @@ class ReplayBuffer:
         segment.
         """
         first = self._first_kept
-        references = [
-            item for item in self._segments.get(store.directory, []) if item["end"] > first
-        ]
+        known = self._segments.get(store.directory, [])
+        # One whose publication failed, or that was removed, is written again with all behind it.
+        there = takewhile(store.holds, (item for item in known if item["end"] > first))
+        references = list(there)
         saved = references[-1]["end"] if references else first
         while saved < self.inserted:
             end = min(self.inserted, saved + self._rows_per_segment)

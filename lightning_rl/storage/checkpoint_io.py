@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from lightning_rl.errors import CheckpointError
-from lightning_rl.storage.sealed import begin_sealed, load_sealed
+from lightning_rl.storage.sealed import Unpublished, begin_sealed, load_sealed
 from lightning_rl.storage.segments import REPLAY_FOLDER, SegmentStore
 
 # Lightning's loop progress and epoch number: a run that was extended has another epoch.
@@ -52,19 +52,28 @@ class SealedCheckpointIO(CheckpointIO):
             )
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        files: list[Unpublished] = []
         packed = pack_volatile(checkpoint)
         write_segments = packed.pop("write_segments", None)
         flush_loggers = packed.pop("flush_loggers", [])
-        if write_segments is not None:
-            # Before the checkpoint that lists them, so that none is ever listed and missing.
-            store = SegmentStore(path.parent / REPLAY_FOLDER)
-            packed["volatile"]["segments"] = write_segments(store)
-        seal = begin_sealed(packed, path.parent, lambda _: path.name)
+        try:
+            if write_segments is not None:
+                store = SegmentStore(path.parent / REPLAY_FOLDER, files)
+                packed["volatile"]["segments"] = write_segments(store)
+            files.append(begin_sealed(packed, path.parent, lambda _: path.name))
+        except BaseException:
+            _discard(files)
+            raise
 
         def publish() -> None:
-            for flush in flush_loggers:
-                flush()
-            seal()
+            # Last the checkpoint: it never lists or counts what is missing.
+            try:
+                for flush in flush_loggers:
+                    flush()
+                for file in files:
+                    file.publish()
+            finally:
+                _discard(files)
 
         if storage_options is None:
             publish()
@@ -103,6 +112,11 @@ class SealedCheckpointIO(CheckpointIO):
         if path.is_dir() and not path.is_symlink():
             raise CheckpointError(f"{path}: not removed, since it is a directory")
         path.unlink(missing_ok=True)
+
+
+def _discard(files: list[Unpublished]) -> None:
+    for file in files:
+        file.discard()
 
 
 def pack_volatile(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
@@ -52,42 +52,35 @@ def save_sealed(obj: dict[str, Any], path: Path) -> str:
             left behind.
     """
     path = Path(path)
-    return save_sealed_named(obj, path.parent, lambda _: path.name)[1]
+    sealed = begin_sealed(obj, path.parent, lambda _: path.name)
+    sealed.publish()
+    return sealed.sha256
 
 
-def save_sealed_named(
-    obj: dict[str, Any], folder: Path, name: Callable[[str], str]
-) -> tuple[Path, str]:
-    """Write a sealed file like `save_sealed` under a name that depends on its sha256.
+class Unpublished(NamedTuple):
+    """A sealed file that is written and that nobody sees yet.
 
-    Args:
-        obj: Tensors and primitives only.
-        folder: Where to write.
-        name: Function from the file's sha256 to its name. A file of that name is replaced.
-
-    Returns:
-        The path and the sha256.
+    Attributes:
+        path: What it will be called; a file of that name is replaced then.
+        sha256: As `save_sealed` returns it.
+        publish: Makes the file durable and visible; to be called once, by whatever thread. It waits
+            for the disk, which is most of the time that saving takes.
+        discard: Removes a file that was not published; does nothing for one that was.
     """
-    publish = begin_sealed(obj, Path(folder), name)
-    return publish()
+
+    path: Path
+    sha256: str
+    publish: Callable[[], None]
+    discard: Callable[[], None]
 
 
-def begin_sealed(
-    obj: dict[str, Any], folder: Path, name: Callable[[str], str]
-) -> Callable[[], tuple[Path, str]]:
-    """Write a sealed file that nobody sees yet; the result makes it durable and visible.
-
-    What was `obj` may change in between, and the result may be called by another thread: it waits
-    for the disk, which is most of the time that saving takes. A file that is never published is
-    removed when its function is garbage, or else by `remove_temporaries`.
+def begin_sealed(obj: dict[str, Any], folder: Path, name: Callable[[str], str]) -> Unpublished:
+    """Write a sealed file like `save_sealed`, but for making it durable and visible.
 
     Args:
-        obj: Tensors and primitives only.
+        obj: Tensors and primitives only; may change as soon as this returns.
         folder: Where to write.
         name: Function from the file's sha256 to its name.
-
-    Returns:
-        A function to be called once, that does and returns what `save_sealed_named` does.
     """
     content = inspect(obj)
     problem = content.problem if type(obj) is dict else f"expected a dict, got {type(obj)}"
@@ -99,14 +92,13 @@ def begin_sealed(
         _read_back_once(content, file, folder)
         sha256 = _append_seal(file, written)
         held = stack.pop_all()
+    path = folder / name(sha256)
 
-    def publish() -> tuple[Path, str]:
-        path = folder / name(sha256)
+    def publish() -> None:
         with held:
             _publish(file, temporary, path)
-        return path, sha256
 
-    return publish
+    return Unpublished(path, sha256, publish, held.close)
 
 
 def atomic_write_bytes(path: Path, data: bytes, durable: bool = True) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lightning_rl.errors import CheckpointError
-from lightning_rl.storage.sealed import load_sealed, save_sealed_named, verify_seal
+from lightning_rl.storage.sealed import Unpublished, begin_sealed, load_sealed, verify_seal
 
 REPLAY_FOLDER = "replay"
 """Where a folder of checkpoints keeps its segments."""
@@ -31,6 +31,8 @@ _NUMBERED = re.compile(r"env_steps=([0-9]{1,18})\.ckpt", re.ASCII)
 _MAX_LISTED = 15
 SEGMENT_BYTES = 64 << 20
 """Largest segment, and so the largest memory that writing the content of a buffer takes."""
+MAX_DEFERRED = 64
+"""Most written segments that wait to be published: each is an open file."""
 
 
 class SegmentWriteError(OSError):
@@ -58,10 +60,13 @@ class SegmentStore:
 
     Args:
         directory: The folder, usually `checkpoints/replay`; made when the first segment is written.
+        deferred: A list that takes written segments, to be published in their order; None to
+            publish them at once.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, deferred: list[Unpublished] | None = None) -> None:
         self.directory = Path(directory)
+        self._deferred = deferred
 
     def append(self, start: int, columns: dict[str, Tensor]) -> SegmentRef:
         """Write the transitions from `start` on as one sealed file `<start>-<end>-<sha12>.segment`.
@@ -86,12 +91,20 @@ class SegmentStore:
         end = start + lengths.pop()
         owned = {name: _owned(columns[name]) for name in sorted(columns)}
         self.directory.mkdir(parents=True, exist_ok=True)
-        path, sha256 = save_sealed_named(
+        sealed = begin_sealed(
             {"start": start, "end": end, "columns": owned},
             self.directory,
             lambda digest: f"{start}-{end}-{digest[:12]}.segment",
         )
-        return {"file": path.name, "start": start, "end": end, "sha256": sha256}
+        if self._deferred is None or len(self._deferred) >= MAX_DEFERRED:
+            sealed.publish()
+        else:
+            self._deferred.append(sealed)
+        return {"file": sealed.path.name, "start": start, "end": end, "sha256": sealed.sha256}
+
+    def holds(self, reference: Mapping[str, Any]) -> bool:
+        """Whether the file of a reference is there."""
+        return (self.directory / reference["file"]).exists()
 
     def read(
         self, refs: Iterable[Mapping[str, Any]], wanted_start: int, wanted_end: int

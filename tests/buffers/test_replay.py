@@ -230,6 +230,18 @@ def test_a_restored_buffer_goes_on_appending(tmp_path: Path) -> None:
     assert_equal(restored(again, references, store), again)
 
 
+def test_a_segment_that_is_missing_is_written_again_with_all_behind_it(tmp_path: Path) -> None:
+    store = SegmentStore(tmp_path)
+    (buffer, _), rng = filled(16, [2]), np.random.default_rng(3)
+    for _ in range(2):
+        buffer.write_segments(store)
+        buffer.add(random_rollout(rng, 1, 2))
+    (tmp_path / buffer.write_segments(store)[1]["file"]).unlink()
+    references = buffer.write_segments(store)
+    assert [(item["start"], item["end"]) for item in references] == [(0, 4), (4, 8)]
+    assert_equal(restored(buffer, references, store), buffer)
+
+
 def test_another_folder_gets_the_whole_content(tmp_path: Path) -> None:
     buffer, _ = filled(16, [3, 2])
     buffer.write_segments(SegmentStore(tmp_path / "a"))

@@ -1,4 +1,6 @@
+import contextlib
 import errno
+import itertools
 import logging
 import os
 import shutil
@@ -12,7 +14,7 @@ from lightning_rl.callbacks import Callback, Checkpoint
 from lightning_rl.callbacks import checkpoint as module
 from lightning_rl.envs.probes import FaultEnv
 from lightning_rl.errors import CheckpointError, ConfigError, TrainingFailed
-from lightning_rl.storage import checkpoint_io
+from lightning_rl.storage import checkpoint_io, sealed
 from lightning_rl.storage.sealed import load_sealed
 from lightning_rl.storage.segments import newest_good_checkpoint
 from tests.system.fork_server import differences
@@ -196,8 +198,8 @@ class FullDisk:
         is_full = self.begin <= self.count < self.end
         if is_full and not self.tells_late:
             self.refuse()
-        publish = self.write(obj, folder, name)
-        return self.refuse if is_full else publish
+        written = self.write(obj, folder, name)
+        return written._replace(publish=self.refuse) if is_full else written
 
     def refuse(self):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -240,6 +242,33 @@ def test_a_run_whose_end_was_never_saved_fails_and_keeps_the_last_good_state(
     monkeypatch.undo()
     fit(tmp_path, ckpt_path="last")
     assert env_steps(folder(tmp_path) / "last.ckpt") == 320
+
+
+def test_segments_that_a_full_disk_has_not_taken_are_written_again(tmp_path, monkeypatch):
+    """Every third file that waits for the disk is lost: segments as well as checkpoints."""
+    publish, calls = sealed._publish, itertools.count(1)
+
+    def sometimes(*args):
+        if next(calls) % 3 == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        publish(*args)
+
+    monkeypatch.setattr(sealed, "_publish", sometimes)
+    with contextlib.suppress(CheckpointError):
+        fit(tmp_path, dqn(), Checkpoint(every_env_steps=50))
+    monkeypatch.undo()
+    good, bad = newest_good_checkpoint(folder(tmp_path))
+    assert bad == []
+    assert env_steps(good) > 50
+    assert not list(folder(tmp_path).glob("**/.tmp-*"))
+    fit(tmp_path, dqn(), ckpt_path="last")
+    fit(tmp_path / "whole", dqn())
+    checkpoints = [
+        load_sealed(folder(root) / "last.ckpt") for root in (tmp_path / "whole", tmp_path)
+    ]
+    for checkpoint in checkpoints:
+        del checkpoint["volatile"]
+    assert list(differences(*checkpoints)) == []
 
 
 def test_a_link_that_cannot_be_made_is_no_reason_to_stop(tmp_path, monkeypatch, caplog):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lightning_rl.errors import CheckpointError
+from lightning_rl.storage import segments
 from lightning_rl.storage.sealed import save_sealed
 from lightning_rl.storage.segments import (
     SegmentStore,
@@ -37,6 +38,30 @@ def test_append_then_read_any_range(store):
     assert read["reward"].tolist() == [3, 4, 5, 6, 7, 8]
     assert read["observation"].tolist() == [[i, 10 * i] for i in range(3, 9)]
     assert store.read(refs, 4, 4) == {}
+
+
+def test_what_is_deferred_appears_when_it_is_published(store):
+    deferred = []
+    later = SegmentStore(store.directory, deferred)
+    ref = later.append(0, _columns(0, 4))
+    assert not later.holds(ref)
+    for segment in deferred:
+        segment.publish()
+    assert later.holds(ref)
+    assert ref == store.append(0, _columns(0, 4))
+    assert store.read([ref], 0, 4)["reward"].tolist() == [0, 1, 2, 3]
+
+
+def test_no_more_wait_than_may_be_open(store, monkeypatch):
+    monkeypatch.setattr(segments, "MAX_DEFERRED", 2)
+    deferred = []
+    later = SegmentStore(store.directory, deferred)
+    refs = [later.append(start, _columns(start, start + 1)) for start in range(4)]
+    assert [later.holds(ref) for ref in refs] == [False, False, True, True]
+    assert len(deferred) == 2
+    for segment in deferred:
+        segment.discard()
+    assert len(list(store.directory.iterdir())) == 2
 
 
 def test_equal_content_is_one_file(store):

@@ -74,15 +74,15 @@ def test_an_environment_that_breaks_in_training_loses_nothing(fault: str, run: R
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """A disk that takes three checkpoints; `left` says how many more it would."""
-    save, room = checkpoint_io.save_sealed, {"left": 3}
+    begin, room = checkpoint_io.begin_sealed, {"left": 3}
 
-    def refuse(*arguments: Any) -> None:
+    def refuse(*arguments: Any) -> Any:
         room["left"] -= 1
         if room["left"] < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(*arguments)
+        return begin(*arguments)
 
-    monkeypatch.setattr(checkpoint_io, "save_sealed", refuse)
+    monkeypatch.setattr(checkpoint_io, "begin_sealed", refuse)
     return room
 
 

@@ -116,9 +116,9 @@ class TrainingCurves(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of `state_dict`."""
+        unused = Series().state_dict()  # which `state_dict` leaves out
         for name, series in self._series().items():
-            if name in state_dict:
-                series.load_state_dict(state_dict[name])
+            series.load_state_dict(state_dict.get(name, unused))
         components = state_dict.get("components", {})  # older checkpoints have none
         self._components = {tag: Series() for tag in components}
         for tag, series in self._components.items():

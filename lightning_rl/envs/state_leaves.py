@@ -94,7 +94,7 @@ def _plain(value: Any) -> Any:
 def _unplain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _unplain(item) for key, item in value.items()}
-    return decode_array(value) if isinstance(value, (list, tuple)) else value
+    return decode_array(value) if isinstance(value, list) else value
 
 
 def _is_generator(value: Any) -> bool:

@@ -279,13 +279,12 @@ class _Decoder:
         name, attributes = payload
         self._keep(current)
         _check_class(name, current, path)
-        held = vars(current)
+        held = _attributes(current)
         ignored = _ignored(type(current))
         for key in held.keys() - attributes.keys() - ignored:
             del held[key]
         for key, state in attributes.items():
             held[key] = self.decode(state, held.get(key), f"{path}.{key}")
-        _attributes(current)
         return current
 
     def _keep(self, value: Any) -> Any:
@@ -301,10 +300,9 @@ def _attributes(value: Any) -> dict[str, Any]:
     their fast way: steps of CartPole took a tenth longer for the rest of the run. With an ordinary
     dictionary they can.
     """
-    attributes = dict(vars(value))
     with contextlib.suppress(AttributeError, TypeError):  # a class may forbid it
-        object.__setattr__(value, "__dict__", attributes)
-    return attributes
+        object.__setattr__(value, "__dict__", dict(vars(value)))
+    return vars(value)
 
 
 def _is_walkable(value: Any) -> bool:

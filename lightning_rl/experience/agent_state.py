@@ -159,9 +159,9 @@ class AgentState:
             "host": platform.node(),
             "saved_at": time.time(),
         }
-        # Called by the CheckpointIO before the file is seen, which counts what has been logged.
-        loggers = agent.trainer.loggers
-        checkpoint["flush_loggers"] = [item.flush for item in loggers if hasattr(item, "flush")]
+        # Called by the CheckpointIO before the file is seen, which counts what they have logged.
+        counted = _loggers_with_state(agent)
+        checkpoint["flush_loggers"] = [item.flush for item in counted if hasattr(item, "flush")]
         if self.replay is not None:
             # Written by the CheckpointIO, which knows the folder.
             checkpoint["write_segments"] = self.replay.write_segments
@@ -357,11 +357,11 @@ def _keep_decisions(agent: Agent, stored: dict[str, Any]) -> None:
 
 
 def _logger_states(agent: Agent) -> dict[str, Any]:
-    return {
-        type(item).__name__: item.state_dict()
-        for item in agent.trainer.loggers
-        if hasattr(item, "state_dict")
-    }
+    return {type(item).__name__: item.state_dict() for item in _loggers_with_state(agent)}
+
+
+def _loggers_with_state(agent: Agent) -> list[Any]:
+    return [item for item in agent.trainer.loggers if hasattr(item, "state_dict")]
 
 
 def _check_fits(agent: Agent, entry: dict[str, Any], saved: dict[str, Tensor]) -> None:

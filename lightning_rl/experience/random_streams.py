@@ -70,7 +70,7 @@ def global_random_state() -> dict[str, Any]:
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     state: dict[str, Any] = {
-        "python": [version, torch.from_numpy(np.array(internal)), gauss],
+        "python": [version, torch.from_numpy(np.array(internal, dtype=np.int64)), gauss],
         "numpy": [
             name,
             torch.from_numpy(np.asarray(keys).astype(np.int64)),

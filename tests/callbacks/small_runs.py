@@ -1,4 +1,4 @@
-"""Runs of a second, for tests of checkpoints."""
+"""Runs of a second, for tests of callbacks that need a whole one."""
 
 from lightning_rl import DQN, PPO, Trainer
 from lightning_rl.storage.sealed import load_sealed
@@ -20,9 +20,8 @@ def fit(tmp_path, agent=None, *callbacks, ckpt_path=None, **settings):
         run={"root": str(tmp_path), "experiment": "e", "name": "r"},
         callbacks=list(callbacks),
         accelerator="cpu",
-        logger=False,
         enable_progress_bar=False,
-        **{"eval_every_env_steps": 0, "eval_episodes": 1, **settings},
+        **{"logger": False, "eval_every_env_steps": 0, "eval_episodes": 1, **settings},
     )
     trainer.fit(agent or ppo(), ckpt_path=ckpt_path)
     return trainer

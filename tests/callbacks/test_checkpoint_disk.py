@@ -7,6 +7,7 @@ import shutil
 import threading
 
 import pytest
+from lightning.pytorch.loggers import Logger
 
 from lightning_rl.callbacks import Callback, Checkpoint
 from lightning_rl.callbacks import checkpoint as module
@@ -144,4 +145,24 @@ def test_a_folder_that_vanishes_is_made_again(tmp_path):
                 shutil.rmtree(folder(tmp_path))
 
     fit(tmp_path, None, Remove(), checkpoint)
+    assert env_steps(folder(tmp_path) / "last.ckpt") == 320
+
+
+class Stuck(Logger):
+    """A tracker of the user's, whose `flush` is no business of a checkpoint."""
+
+    name, version = "stuck", 0
+
+    def log_metrics(self, metrics, step=None):
+        pass
+
+    def log_hyperparams(self, params, *args, **kwargs):
+        pass
+
+    def flush(self):
+        raise RuntimeError("the server is away")
+
+
+def test_only_loggers_that_a_checkpoint_counts_are_flushed(tmp_path):
+    fit(tmp_path, None, Checkpoint(every_env_steps=32), logger=Stuck())
     assert env_steps(folder(tmp_path) / "last.ckpt") == 320

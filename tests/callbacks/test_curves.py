@@ -176,6 +176,16 @@ def test_a_checkpoint_from_before_reward_components_were_drawn():
     assert callback.state_dict()["components"] == {}
 
 
+def test_a_rewound_callback_forgets_what_came_later(make_episode):
+    callback = TrainingCurves()
+    before = callback.state_dict()
+    callback.on_episode_end(None, None, make_episode(2.0, env_steps=5))
+    callback.on_metrics(None, None, {"train/learning_rate": 0.1}, 5)
+    assert callback.state_dict() != before
+    callback.load_state_dict(before)
+    assert callback.state_dict() == before
+
+
 def test_drawn_after_evaluations_but_rarely(trainer, tmp_path, monkeypatch):
     now, drawn = [0.0], []
     monkeypatch.setattr(curves.time, "monotonic", lambda: now[0])

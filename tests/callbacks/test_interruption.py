@@ -4,11 +4,13 @@ from threading import Thread
 
 import pytest
 
-from lightning_rl import PPO, Trainer
+from lightning_rl import Trainer
 from lightning_rl.callbacks import Callback
 from lightning_rl.callbacks.interruption import SIGNALS, GracefulStop
 from lightning_rl.errors import Interrupted
 from lightning_rl.storage.sealed import load_sealed
+from tests.callbacks import small_runs
+from tests.callbacks.small_runs import ppo
 
 
 class At(Callback):
@@ -32,19 +34,9 @@ def send(number):
     return lambda: os.kill(os.getpid(), number)
 
 
-def fit(tmp_path, *callbacks, **settings):
-    agent = PPO("CartPole-v1", total_env_steps=512, seed=1, num_steps=32, minibatch_size=32)
-    trainer = Trainer(
-        run={"root": str(tmp_path), "experiment": "e", "name": "r"},
-        callbacks=list(callbacks),
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        eval_every_env_steps=0,
-        **settings,
-    )
-    trainer.fit(agent)
-    return agent, trainer
+def fit(tmp_path, *callbacks):
+    agent = ppo(total_env_steps=512)
+    return agent, small_runs.fit(tmp_path, agent, *callbacks)
 
 
 @pytest.fixture(autouse=True)

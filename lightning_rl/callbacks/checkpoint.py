@@ -215,15 +215,23 @@ class Checkpoint(Callback, LightningCheckpoint):
     def _try_write(self, trainer: Trainer, path: Path, is_last: bool = True) -> None:
         """Write, or warn at most once a minute that the disk does not take it.
 
-        What takes the disk long happens in the background. Several processes wait for it together.
+        What takes the disk long happens in the background. Several processes wait for it together:
+        one that went on could resume from an older file than the process that writes, or lose the
+        segments it writes next to that one's pruning.
         """
         self._note_time(trainer, trainer.lightning_module)
         self.wait_for_disk()
         try:
-            publish = self._write(trainer, path)
+            self._begin_write(trainer, path, is_last)
         except OSError as error:
             self._note_failure(path, error)
-            return
+        if trainer.world_size > 1:
+            self.wait_for_disk()
+            trainer.strategy.barrier()
+
+    def _begin_write(self, trainer: Trainer, path: Path, is_last: bool) -> None:
+        """Write the file, and leave to the background what makes it durable and visible."""
+        publish = self._write(trainer, path)
         best = [_numbered(env_steps) for _, env_steps in self.best]
 
         def finish() -> None:
@@ -233,8 +241,6 @@ class Checkpoint(Callback, LightningCheckpoint):
 
         self._under_way = path
         self._disk.start(finish)
-        if trainer.world_size > 1:
-            self.wait_for_disk()
 
     def wait_for_disk(self) -> None:
         """Wait for the file that is under way; then it is durable, or its failure is noted."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +123,25 @@ def fit(
     }
 
 
+def slow_disk() -> None:
+    """Make the first process wait for its disk, as on a busy machine: the others must not run on.
+
+    What it writes is resumed by all of them.
+    """
+    sync = os.fsync
+
+    def slow_sync(descriptor: int) -> None:
+        time.sleep(0.05)
+        sync(descriptor)
+
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        os.fsync = slow_sync
+
+
 def main(root: Path) -> None:
+    # Says in which lines two processes wait for each other, before the test gives up.
+    faulthandler.dump_traceback_later(240, exit=True)
+    slow_disk()
     seen = {"whole": fit(root, "whole", make_agent())}
     fit(root, "stopped", make_agent(num_updates=NUM_UPDATES // 2))
     seen["resumed"] = fit(root, "stopped", make_agent(), "last")

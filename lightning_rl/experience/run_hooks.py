@@ -112,8 +112,9 @@ class RunHooks(EvaluationHooks):
     def announce_unit(self) -> None:
         """Tell callbacks that one unit is complete and the next not begun."""
         if self.trainer.world_size > 1:  # a signal may have reached one rank only
-            flags: Any = self.all_gather(torch.tensor(self.stop_requested, device=self.device))
-            self.stop_requested = int(flags.max())
+            requested = torch.tensor(self.stop_requested, device=self.device)
+            torch.distributed.all_reduce(requested, torch.distributed.ReduceOp.MAX)
+            self.stop_requested = int(requested)
             self._stop()
         self.emit("on_unit_boundary")
 

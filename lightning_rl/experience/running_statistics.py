@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_rl.envs.config import EnvConfig
@@ -69,11 +70,17 @@ def reduce_moments(agent: Agent, moments: Moments) -> Moments:
     """Return mean, variance and count over all ranks, joined in rank order."""
     if agent.trainer.world_size == 1:
         return moments
-    ranks: list[Any] = [agent.all_gather(moment) for moment in moments]
+    ranks = [_of_all_ranks(agent, moment) for moment in moments]
     joint = (ranks[0][0], ranks[1][0], ranks[2][0])
     for mean, var, count in zip(*(rank[1:] for rank in ranks), strict=True):
         joint = combine_moments(*joint, mean, var, count)
     return joint
+
+
+def _of_all_ranks(agent: Agent, value: Tensor) -> list[Tensor]:
+    values = [torch.empty_like(value) for _ in range(agent.num_ranks)]
+    torch.distributed.all_gather(values, value.contiguous())
+    return values
 
 
 def standardize(agent: Agent, values: Tensor) -> Tensor:

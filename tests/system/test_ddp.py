@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=300,
     )
     assert result.returncode == 0, result.stderr[-3_000:]
+    (path / "stderr.txt").write_text(result.stderr, encoding="utf-8")
     return path
 
 
@@ -49,6 +51,13 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 def shared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Leave out the discounted sums so far, which belong to each rank's own environments."""
     return {k: v for k, v in tensors.items() if not k.endswith("discounted_return")}
+
+
+def test_nobody_is_warned(folder: Path) -> None:
+    """Each warning would be printed by every process."""
+    lines = (folder / "stderr.txt").read_text(encoding="utf-8").splitlines()
+    assert any("Training finished at env step" in line for line in lines)
+    assert [line for line in lines if re.search(r"\.py:\d+: ", line)] == []
 
 
 def test_weights_and_normalisers_are_equal_on_both_ranks(ranks: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from lightning_rl.errors import CheckpointError
+from lightning_rl.errors import CheckpointError, ConfigError
 from lightning_rl.networks.normalization import Shape, differing_shapes
 from lightning_rl.storage.sealed import load_sealed
 
@@ -33,10 +33,12 @@ def load_weights(agent: nn.Module, path: Path) -> None:
     """Load the weights and buffers of a checkpoint into an agent; nothing else of it.
 
     Raises:
-        CheckpointError: If they do not fit; the first differing entries are named, the agent is
+        CheckpointError: If the file is damaged or holds none.
+        ConfigError: If they do not fit; the first differing entries are named, the agent is
             unchanged.
     """
-    weights = load_sealed(path).get("state_dict")
+    checkpoint = load_sealed(path)
+    weights = checkpoint.get("state_dict")
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: holds no weights")
     differences = [
@@ -45,10 +47,17 @@ def load_weights(agent: nn.Module, path: Path) -> None:
     ]
     if differences:
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-        raise CheckpointError(
-            f"{path}: its weights do not fit this agent: {'; '.join(differences[:_SHOWN])}{more}"
+        raise ConfigError(
+            f"{path}: its weights{_of_whom(checkpoint)} do not fit this {type(agent).__name__}: "
+            f"{'; '.join(differences[:_SHOWN])}{more}"
         )
     agent.load_state_dict(weights)
+
+
+def _of_whom(checkpoint: Mapping[str, Any]) -> str:
+    entry = checkpoint.get("lightning_rl")
+    class_path = entry.get("class_path") if isinstance(entry, Mapping) else None
+    return f" (of {class_path.split('.')[-1]})" if isinstance(class_path, str) else ""
 
 
 def _in_words(name: str, own: Shape | None, found: Shape | None) -> str:

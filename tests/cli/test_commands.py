@@ -313,9 +313,17 @@ def test_init_from_takes_weights_only(one: Path, run: Run) -> None:
 def test_weights_that_do_not_fit_are_named(one: Path, run: Run) -> None:
     words = ["--init_from", str(one / "checkpoints/best.ckpt"), "--model.hidden_sizes=[9]", *QUIET]
     outcome = run("fit", *words, "--run.name=new")
-    assert outcome.code == 1
-    assert "do not fit this agent" in outcome.message
+    assert outcome.code == 2
+    assert "weights (of PPO) do not fit this PPO" in outcome.message
     assert "is (8, 4), expected (9, 4)" in outcome.message
+    assert not one.with_name("new").exists()
+
+
+def test_weights_of_another_algorithm_are_a_mistake(one: Path, run: Run) -> None:
+    words = ["--init_from", str(one / "checkpoints/best.ckpt"), *QUIET, "--run.name=new"]
+    outcome = run("fit", "--model=DQN", *words)
+    assert outcome.code == 2
+    assert "weights (of PPO) do not fit this DQN" in outcome.message
     assert not one.with_name("new").exists()
 
 

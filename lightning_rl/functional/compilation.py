@@ -15,7 +15,7 @@ import torch._inductor
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lightning_rl.functional.graph_rewrites import turn_narrow_products
+from lightning_rl.functional.graph_rewrites import SMALL_PRODUCTS, turn_narrow_products
 from lightning_rl.functional.heap import keep_freed_memory
 from lightning_rl.functional.onednn import use_onednn
 
@@ -121,7 +121,12 @@ class TracedFunction:
         options = {"cpp_wrapper": all(tensor.device.type == "cpu" for tensor in tensors)}
         with torch.no_grad():  # gradients are taken inside
             # On fake tensors a branch on data is an error; on real ones it would be frozen.
-            trace = make_fx(function_of_leaves, tracing_mode="fake", _allow_non_fake_inputs=True)
+            trace = make_fx(
+                function_of_leaves,
+                SMALL_PRODUCTS,
+                tracing_mode="fake",
+                _allow_non_fake_inputs=True,
+            )
             graph, examples = trace(*tensors), [*tensors]
             use_onednn(graph)
             turn_narrow_products(graph)

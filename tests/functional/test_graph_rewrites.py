@@ -11,7 +11,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from lightning_rl.functional.compilation import compile_function
-from lightning_rl.functional.graph_rewrites import turn_narrow_products
+from lightning_rl.functional.graph_rewrites import SMALL_PRODUCTS, turn_narrow_products
 from lightning_rl.functional.onednn import use_onednn
 
 
@@ -35,6 +35,37 @@ def test_a_tall_and_narrow_product_is_turned(shapes: tuple[int, int], turned: bo
     turn_narrow_products(module)
     assert operations(module).count("aten.t.default") == (2 if turned else 1)
     assert torch.allclose(module(a, b), a.t() @ b, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "written_out"),
+    [
+        ((150, 3), (3, 140), True),  # a first layer
+        ((150, 9), (9, 140), False),
+        ((150, 3), (3, 100), False),
+        ((150, 140), (140, 2), True),  # a last layer
+        ((100, 140), (140, 2), False),
+        ((150, 140), (140, 9), False),
+    ],
+)
+def test_small_products_are_written_out(
+    left: tuple[int, int], right: tuple[int, int], written_out: bool
+) -> None:
+    torch.manual_seed(0)
+    in_rows, by_columns = torch.randn(right), torch.randn(right[::-1]).t()
+    weight, other = (in_rows, by_columns) if right[0] < right[1] else (by_columns, in_rows)
+    x, bias = torch.randn(left), torch.randn(right[1])
+
+    def layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.addmm(bias, x, weight) + x @ weight
+
+    module = make_fx(layer, SMALL_PRODUCTS, tracing_mode="fake")(x, weight, bias)
+    products = [name for name in operations(module) if "mm" in name]
+    assert products == ([] if written_out else ["aten.addmm.default", "aten.mm.default"])
+    assert torch.allclose(module(x, weight, bias), layer(x, weight, bias), rtol=1e-4, atol=1e-4)
+    # Weights that lie in memory the other way are left to the library.
+    module = make_fx(layer, SMALL_PRODUCTS, tracing_mode="fake")(x, other, bias)
+    assert "aten.mm.default" in operations(module)
 
 
 needs_onednn = pytest.mark.skipif(

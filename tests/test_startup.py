@@ -1,4 +1,4 @@
-"""Importing torch pauses garbage collection and leaves it as it was."""
+"""Importing torch pauses garbage collection, spares SciPy, and leaves both as they were."""
 
 from __future__ import annotations
 
@@ -43,6 +43,27 @@ def test_collection_is_left_as_it_was_even_by_a_failing_import(enabled: bool) ->
         assert gc.get_freeze_count() == frozen  # torch was there before
     finally:
         (gc.enable if before else gc.disable)()
+
+
+SCIPY = """
+import sys
+{before}
+import lightning_rl
+lightning_rl.PPO
+print("scipy.stats" in sys.modules)
+from scipy import signal
+import scipy.signal
+assert signal is scipy.signal is sys.modules["scipy.signal"]
+print(scipy.signal.lfilter([1.0], [1.0, -0.5], [1.0, 0.0])[1])
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("before", "there"), [("", "False"), ("import scipy.signal", "True")])
+def test_scipy_is_imported_by_nobody_but_the_user(before: str, there: str) -> None:
+    code = SCIPY.format(before=before)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [there, "0.5"]
 
 
 STOCK = """

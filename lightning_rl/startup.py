@@ -41,7 +41,7 @@ def _spared_scipy() -> Iterator[None]:
     function back an old name that a measure of speech quality asks for. Whoever imports
     `scipy.signal` afterwards gets the real one.
     """
-    if _SPARED in sys.modules or "torchmetrics" in sys.modules:
+    if _SPARED in sys.modules:
         yield
         return
     stand_in = types.ModuleType(_SPARED)

@@ -22,9 +22,8 @@ def stored_configuration(path: Path) -> dict[str, Any]:
         CheckpointError: If it is damaged, or not one of ours.
     """
     checkpoint = load_sealed(path)
-    entry, arguments = checkpoint.get("lightning_rl"), checkpoint.get("hyper_parameters")
-    class_path = entry.get("class_path") if isinstance(entry, dict) else None
-    if not isinstance(class_path, str) or not isinstance(arguments, dict):
+    class_path, arguments = _class_path(checkpoint), checkpoint.get("hyper_parameters")
+    if class_path is None or not isinstance(arguments, dict):
         raise CheckpointError(f"{path}: holds no agent of lightning_rl (no class path)")
     return {"class_path": class_path, "init_args": dict(arguments)}
 
@@ -46,18 +45,20 @@ def load_weights(agent: nn.Module, path: Path) -> None:
         for name, shapes in differing_shapes(agent.state_dict(), weights).items()
     ]
     if differences:
+        class_path = _class_path(checkpoint)
+        whose = f" (of {class_path.rsplit('.', 1)[-1]})" if class_path else ""
         more = f" and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
         raise ConfigError(
-            f"{path}: its weights{_of_whom(checkpoint)} do not fit this {type(agent).__name__}: "
+            f"{path}: its weights{whose} do not fit this {type(agent).__name__}: "
             f"{'; '.join(differences[:_SHOWN])}{more}"
         )
     agent.load_state_dict(weights)
 
 
-def _of_whom(checkpoint: Mapping[str, Any]) -> str:
+def _class_path(checkpoint: Mapping[str, Any]) -> str | None:
     entry = checkpoint.get("lightning_rl")
-    class_path = entry.get("class_path") if isinstance(entry, Mapping) else None
-    return f" (of {class_path.split('.')[-1]})" if isinstance(class_path, str) else ""
+    class_path = entry.get("class_path") if isinstance(entry, dict) else None
+    return class_path if isinstance(class_path, str) else None
 
 
 def _in_words(name: str, own: Shape | None, found: Shape | None) -> str:

@@ -204,6 +204,7 @@ class EvaluationHooks(pl.LightningModule):
         }
         # For stock callbacks; its loggers would get batches as axis and not env steps.
         if not self.trainer.barebones:  # which warns about everything that is logged
+            # All ranks have the same values: Lightning warns about what is not synchronised.
             self.log_dict(statistics, logger=False, sync_dist=True)
         if not self.trainer.sanity_checking:
             self.log_metrics(statistics)

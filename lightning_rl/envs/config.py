@@ -82,6 +82,11 @@ class EnvConfig:
                 "expected exactly one of env.id and env.factory, "
                 f"received {self.id!r}, {self.factory!r}"
             )
+        if self.id is not None and not isinstance(self.id, str):
+            raise ConfigError(
+                f"expected env.id to be a registered id, received {self.id!r}; "
+                "a class or function goes into env.factory"
+            )
         if isinstance(self.factory, str):  # a checkpoint's note of what the factory was called
             self.factory = _Missing(self.factory)
         for name, lowest in (("num_envs", 1), ("max_episode_steps", 1), ("frame_stack", 1)):

@@ -56,6 +56,7 @@ class VectorEnv(ABC):
         self.valid: Array = np.ones(num_envs, dtype=bool)
         self.ended: list[int] = []
         self._flatten = observation_flattener(observation_space)
+        self._leaves = [(key, leaf, leaf.shape[1:]) for key, leaf in tree_items(self.observation)]
 
     @abstractmethod
     def step(self, action: Array) -> Sequence[Info]:
@@ -106,11 +107,13 @@ class VectorEnv(ABC):
         Raises:
             ValueError: When its shape is another one, which NumPy might stretch without a word.
         """
-        observation = self._flatten(observation)
-        for key, storage in tree_items(self.observation):
-            leaf = observation[key] if isinstance(self.observation, dict) else observation
-            if np.shape(leaf) != storage.shape[1:]:
-                raise wrong_shape(np.shape(leaf), storage.shape[1:], key)
+        observation, is_dict = self._flatten(observation), isinstance(self.observation, dict)
+        for key, storage, shape in self._leaves:
+            leaf = observation[key] if is_dict else observation
+            # Asking for the shape of a Python number would make an array of it.
+            received = () if isinstance(leaf, int | float) else np.shape(leaf)
+            if received != shape:
+                raise wrong_shape(received, shape, key)
             storage[row] = leaf
 
     def write_rows(self, rows: Any, observation: Any) -> None:

@@ -69,8 +69,9 @@ class SyncRows(VectorEnv):
             # Python integers: what `Discrete` environments index tables with.
             env_action = env_action.tolist()
         observation: Any = self.observation
-        reward, terminated, truncated = self.reward, self.terminated, self.truncated
-        shape = self._single_shape
+        reward, shape = self.reward, self._single_shape
+        for ended_before in self.ended:
+            self.terminated[ended_before] = self.truncated[ended_before] = False
         infos: list[Info] = []
         ended: list[int] = []
         row = 0
@@ -87,8 +88,8 @@ class SyncRows(VectorEnv):
                         raise wrong_shape(next_observation.shape, shape)
                     observation[row] = next_observation
                 infos.append(info)
-                terminated[row], truncated[row] = is_terminated, is_truncated
                 if is_terminated or is_truncated:
+                    self.terminated[row], self.truncated[row] = is_terminated, is_truncated
                     ended.append(row)
         except Exception as error:
             raise self.failed(row, "step", error) from error

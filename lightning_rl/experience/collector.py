@@ -115,12 +115,12 @@ class Collector:
         Raises:
             TrainingFailed: When an environment fails or reports something that is not finite.
         """
-        env = self.env
+        env, alone, write_observation = self.env, self.env.num_envs == 1, rollout.write_observation
         # Only what is true is written below: two assignments less for every step.
         rollout.terminated[rollout.cursor :] = rollout.truncated[rollout.cursor :] = False
         for step in range(rollout.cursor, rollout.num_steps):
             poll()
-            rollout.write_observation(step, env.observation)
+            write_observation(step, env.observation)
             action = act(self._view, step)
             infos = env.step(action)
             rollout.action[step] = action
@@ -132,7 +132,10 @@ class Collector:
             if any(infos):
                 self._read_infos(infos)
             # Not in place: for arrays of one number that takes NumPy three times as long.
-            self._returns = self._returns + env.reward
+            if alone:
+                self._returns[0] += env.reward.item()
+            else:
+                self._returns = self._returns + env.reward
             self._steps += 1
             if env.skips_steps:
                 rollout.write_valid(step, env.valid)

@@ -92,9 +92,10 @@ class RunHooks(EvaluationHooks):
 
     def emit(self, hook: str, *args: Any) -> list[Any]:
         """Call `hook(trainer, agent, *args)` of every callback that has it; return the results."""
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        trainer = self.trainer
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         hooks = [getattr(callback, hook, None) for callback in callbacks]
-        return [call(self.trainer, self, *args) for call in hooks if call is not None]
+        return [call(trainer, self, *args) for call in hooks if call is not None]
 
     def log_metrics(self, metrics: Statistics) -> None:
         """Log a row at the present env step.
@@ -143,11 +144,12 @@ class RunHooks(EvaluationHooks):
     def on_episode(self, episode: Episode) -> None:
         """Pass a finished training episode on to callbacks, and to loggers that take episodes."""
         self.emit("on_episode_end", episode)
-        started = time.perf_counter()
-        for logger in self.trainer.loggers:
-            if hasattr(logger, "log_episode"):
+        takers = [logger for logger in self.trainer.loggers if hasattr(logger, "log_episode")]
+        if takers:
+            started = time.perf_counter()
+            for logger in takers:
                 logger.log_episode(episode)
-        self.logging_s += time.perf_counter() - started
+            self.logging_s += time.perf_counter() - started
 
     def count_collecting(self, seconds: float) -> None:
         """Add to the time spent collecting."""

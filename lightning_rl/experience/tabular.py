@@ -20,7 +20,7 @@ from lightning_rl.experience.random_streams import RandomStreams
 from lightning_rl.experience.run_hooks import RunHooks
 from lightning_rl.experience.setup import require_one_process
 from lightning_rl.experience.tabular_chunk import Chunk, Transition, make_chunk
-from lightning_rl.functional.schedules import Schedule, constant, exponential, linear
+from lightning_rl.functional.schedules import Schedule, constant, exponential, linear, linear_path
 from lightning_rl.functional.tabular import epsilon_greedy
 from lightning_rl.functional.trees import map_tree
 from lightning_rl.networks.greedy import GreedyPolicy
@@ -59,22 +59,25 @@ class Decay:
 
     def now(self, run: RunHooks) -> float:
         """Return the value at the run's present env step and episode."""
-        return self._at(run, run.env_steps, run.episodes)
+        fraction = self._fraction(run, run.env_steps, run.episodes)
+        return SCHEDULES[self.schedule](self.start, self.end, fraction)
 
     def ahead(self, run: RunHooks, env_steps: range) -> list[float] | None:
         """Return the values at these env steps; None when they depend on episodes yet to end."""
         if self.schedule == "constant":
             return [self.start] * len(env_steps)
-        if self.env_steps is None and (self.episodes is not None or run.total_env_steps is None):
+        span = run.budget.schedule_env_steps if self.env_steps is None else self.env_steps
+        if span is None or (self.env_steps is None and self.episodes is not None):
             return None
         schedule, start, end = SCHEDULES[self.schedule], self.start, self.end
         if self._fraction(run, env_steps[0], 0) >= 1.0:
             return [schedule(start, end, 1.0)] * len(env_steps)
-        return [schedule(start, end, self._fraction(run, now, 0)) for now in env_steps]
-
-    def _at(self, run: RunHooks, env_steps: int, episodes: int) -> float:
-        fraction = self._fraction(run, env_steps, episodes)
-        return SCHEDULES[self.schedule](self.start, self.end, fraction)
+        now = np.arange(env_steps.start, env_steps.stop, env_steps.step)
+        # The operations of `_fraction` in its order: the same numbers to the last bit.
+        fractions = np.minimum(1.0, now / span) / (self.part if self.env_steps is None else 1.0)
+        if self.schedule == "linear":
+            return linear_path(start, end, fractions)
+        return [schedule(start, end, fraction) for fraction in fractions.tolist()]
 
     def _fraction(self, run: RunHooks, env_steps: int, episodes: int) -> float:
         if self.env_steps is not None:

@@ -169,8 +169,7 @@ class Chunk:
         for (ended, env), final in ends:
             if ended != step:
                 break
-            one: Any = map_tree(lambda leaf: leaf[None], final)
-            rows[env] = self._table.rows(one)[0]
+            rows[env] = self._table.row(final)
         return rows, self._choose(step + 1, rows) if self._chooses_first else next_action
 
 
@@ -226,12 +225,13 @@ class SoloChunk(Chunk):
             reward = reward_of(step)
             if not math.isfinite(reward):
                 self._source.collector.check_finite(rollout)
+            terminated = False
             if ends and ends[-1][0] == step:
                 (row,), (next_action,) = self._true_ends(step, [row], [next_action])
-            transition = rows[0], action_of(step), reward, is_terminated(step), row, next_action
-            (td_error[step],) = learn_from(
-                tables, (transition,), epsilon, rate_at(now), coin[now : now + 1]
-            )
+                terminated = is_terminated(step)
+            transition = rows[0], action_of(step), reward, terminated, row, next_action
+            numbers = epsilon, rate_at(now), coin[now : now + 1]
+            td_error[step, 0] = learn_from(tables, (transition,), *numbers)[0]
 
         return learn
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
+
+from lightning_rl.types import Array
+
 Schedule: TypeAlias = Callable[[float, float, float], float]
 
 
@@ -16,6 +20,12 @@ def linear(start: float, end: float, fraction: float) -> float:
     """Return the value at `fraction` of the straight line from `start` to `end`."""
     progress = _clip(fraction)
     return start * (1.0 - progress) + end * progress
+
+
+def linear_path(start: float, end: float, fractions: Array) -> list[float]:
+    """Return `linear` at each of `fractions`, to the last bit, for little more than one of them."""
+    progress = np.clip(fractions, 0.0, 1.0)
+    return (start * (1.0 - progress) + end * progress).tolist()  # type: ignore[no-any-return]
 
 
 def exponential(start: float, end: float, fraction: float) -> float:

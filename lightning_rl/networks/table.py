@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -81,8 +81,8 @@ class QTable(nn.Module):
             raise ConfigError(f"{owner} expects a Discrete action space, received {action_space}")
         self._places = _places(observation_space, owner)
         self.num_states = 1
-        for _, _, size, _ in self._places:
-            self.num_states *= size
+        for place in self._places:
+            self.num_states *= place.size
         self.num_actions = int(action_space.n)
         entries = num_tables * self.num_states * self.num_actions
         if entries > MAX_ENTRIES:
@@ -116,25 +116,38 @@ class QTable(nn.Module):
         """Return the rows `(...)` int64 of observations `(..., *obs_shape)`, arrays or tensors."""
         total: Any = 0
         leaves = {key: _integers(leaf) for key, leaf in tree_items(observation)}
-        for key, component, size, start in self._places:
+        for key, component, _, size, start in self._places:
             leaf = leaves[key]
             value = leaf if component is None else leaf[component]
             total = total * size + (value - start if start else value)
         return total
 
+    def row(self, observation: Observation) -> int:
+        """Return `index` of one observation, `(*obs_shape)` or `(1, *obs_shape)`, quickly."""
+        return self.row_reader(observation)()
+
     def rows(self, observation: Observation) -> list[int]:
         """Return `index` of `(N, *obs_shape)` as a list, quickly for one Discrete space."""
         if len(self._places) == 1 and not isinstance(observation, dict):
-            start, rows = self._places[0][3], observation.ravel().tolist()
+            start, rows = self._places[0].start, observation.ravel().tolist()
             return [row - start for row in rows] if start else rows
         return self.index(observation).tolist()  # type: ignore[no-any-return]
 
     def row_reader(self, observation: Observation) -> Callable[[], int]:
         """Return a function to `index` of one observation `(1, *obs_shape)`, rewritten in place."""
-        if len(self._places) == 1 and not isinstance(observation, dict):
-            start, read = self._places[0][3], observation.item
+        leaves = dict(tree_items(observation))
+        numbers = [(leaves[p.key].item, p.flat_index, p.size, p.start) for p in self._places]
+        if len(numbers) == 1:
+            read, _, _, start = numbers[0]
             return (lambda: read() - start) if start else read
-        return lambda: int(self.index(observation)[0])
+
+        def read_all() -> int:
+            total = 0
+            for read, flat_index, size, start in numbers:
+                total = total * size + read(flat_index) - start
+            return total
+
+        return read_all
 
     def action_values(self, rows: Any) -> Array:
         """Return the mean of the tables at `rows`, `(..., A)`."""
@@ -146,8 +159,22 @@ class QTable(nn.Module):
         return self.values.mean(0)[self.index(observation).to(self.values.device)]
 
 
-Place = tuple[str, tuple[Any, ...] | None, int, int]
-"""Key of a leaf, index of one integer in it (None for Discrete), how many values, the first."""
+class Place(NamedTuple):
+    """One integer of an observation.
+
+    Attributes:
+        key: Of its leaf.
+        component: Its index in a batch of leaves; None for Discrete.
+        flat_index: Its number within one leaf.
+        size: How many values it has.
+        start: The first of them.
+    """
+
+    key: str
+    component: tuple[Any, ...] | None
+    flat_index: int
+    size: int
+    start: int
 
 
 def _places(space: spaces.Space, owner: str) -> list[Place]:
@@ -155,13 +182,13 @@ def _places(space: spaces.Space, owner: str) -> list[Place]:
     places: list[Place] = []
     for key, leaf in leaves.items():
         if isinstance(leaf, spaces.Discrete):
-            places.append((key, None, int(leaf.n), int(leaf.start)))
+            places.append(Place(key, None, 0, int(leaf.n), int(leaf.start)))
         elif isinstance(leaf, spaces.MultiDiscrete | spaces.MultiBinary):
-            for component in np.ndindex(*leaf.shape):
+            for flat_index, component in enumerate(np.ndindex(*leaf.shape)):
                 index, size, start = (Ellipsis, *component), 2, 0
                 if isinstance(leaf, spaces.MultiDiscrete):
                     size, start = int(leaf.nvec[component]), int(leaf.start[component])
-                places.append((key, index, size, start))
+                places.append(Place(key, index, flat_index, size, start))
         else:
             raise ConfigError(
                 f"{owner} expects an observation space of {SUPPORTED}, received {space}; use DQN"

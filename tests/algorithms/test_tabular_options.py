@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,6 +16,8 @@ from lightning_rl.algorithms import SARSA, Algorithm, ExpectedSARSA, QLearning
 from lightning_rl.callbacks.base import EventCallback
 from lightning_rl.errors import ConfigError, Interrupted, TrainingFailed
 from lightning_rl.experience import tabular
+from lightning_rl.experience.budget import Budget
+from lightning_rl.experience.tabular import Decay
 from lightning_rl.experience.tabular_chunk import Chunk, SoloChunk
 from lightning_rl.runs.front_door import make, run
 from tests.algorithms.walk import BITS, COUNT, collected, table_of, walk
@@ -66,6 +69,19 @@ def logged(fit: Fit, agent: Algorithm, tag: str) -> list[float]:
 def test_epsilon_schedules(fit: Fit, cls: Any, options: dict[str, Any], expected: list[float]):
     arguments = {"epsilon_end": 0.4, "env_steps_per_iteration": 100, "seed": 1, **options}
     assert logged(fit, cls(COUNT, 400, **arguments), "train/epsilon") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "exponential"])
+@pytest.mark.parametrize("env_steps", [None, 300])
+def test_a_schedule_known_ahead_is_that_of_each_step(schedule: Any, env_steps: int | None):
+    decay = Decay(0.9, 0.07, schedule, env_steps, part=0.6)
+    run: Any = SimpleNamespace(episodes=0, budget=Budget.create(700, None, None))
+    run.total_env_steps = 700
+    for begin in (0, 203, 408):
+        steps, now = range(begin, begin + 90, 3), []
+        for run.env_steps in steps:
+            now.append(decay.now(run))
+        assert decay.ahead(run, steps) == now  # to the last bit
 
 
 def test_epsilon_follows_finished_episodes(fit: Fit):

@@ -230,6 +230,7 @@ def test_an_error_without_words_is_still_reported() -> None:
     [
         ({}, "exactly one of env.id and env.factory"),
         ({"id": "CartPole-v1", "factory": CountEnv}, "exactly one of env.id and env.factory"),
+        ({"id": CountEnv}, "a registered id, received .*CountEnv.*goes into env.factory"),
         ({"id": "CartPole-v1", "num_envs": 0}, "env.num_envs to be at least 1, received 0"),
         ({"id": "CartPole-v1", "max_episode_steps": 0}, "env.max_episode_steps to be at least 1"),
         ({"id": "CartPole-v1", "frame_stack": -1}, "env.frame_stack to be at least 1"),

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from lightning_rl.functional.schedules import (
@@ -9,6 +10,7 @@ from lightning_rl.functional.schedules import (
     constant,
     exponential,
     linear,
+    linear_path,
 )
 
 
@@ -27,6 +29,12 @@ def test_ends_are_exact():
 @pytest.mark.parametrize(("fraction", "value"), [(-1, 1.0), (0.5, 0.1), (1.0, 0.01), (2.0, 0.01)])
 def test_exponential(fraction, value):
     assert exponential(1.0, 0.01, fraction) == pytest.approx(value)
+
+
+def test_a_path_is_the_line_at_each_fraction():
+    assert linear_path(1.0, 0.0, np.array([-1.0, 0.25, 1.0, 3.0])) == [1.0, 0.75, 0.0, 0.0]
+    fractions = np.random.default_rng(0).random(1_000)
+    assert linear_path(0.9, 0.05, fractions) == [linear(0.9, 0.05, f) for f in fractions.tolist()]
 
 
 def test_exponential_refuses_zero():

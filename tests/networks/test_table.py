@@ -119,7 +119,14 @@ def test_a_reader_follows_one_environment(space: Any, observations: Any, rows: l
         assert read() == row
     pair = spaces.Tuple((TWO, spaces.Discrete(3)))
     both = {"0": np.array([1]), "1": np.array([2])}
-    assert table(pair).row_reader(both)() == 5
+    read = table(pair).row_reader(both)
+    assert read() == 5
+    both["1"][0] = 0
+    assert read() == 3
+    assert table(pair).row({"0": np.int64(1), "1": np.int64(1)}) == 4  # one row of a batch
+    switches = spaces.Tuple((spaces.MultiBinary([2, 2]), spaces.Discrete(3, start=1)))
+    seen = {"0": np.array([[[1, 0], [1, 1]]], dtype=np.int8), "1": np.array([3])}
+    assert table(switches).row_reader(seen)() == 0b1011 * 3 + 2
 
 
 def test_the_views_stay_views() -> None:

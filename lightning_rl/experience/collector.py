@@ -124,18 +124,18 @@ class Collector:
             action = act(self._view, step)
             infos = env.step(action)
             rollout.action[step] = action
-            rollout.reward[step] = env.reward
+            if alone:  # NumPy takes three times as long for an array of one number as for it alone
+                rollout.reward[step, 0] = reward = env.reward.item()
+                self._returns[0] += reward
+            else:
+                rollout.reward[step] = env.reward
+                self._returns += env.reward
             if self.level == "replay":
                 self._remember(action)
             if self._observer is not None:
                 self._observer.on_step(env, action)
             if any(infos):
                 self._read_infos(infos)
-            # Not in place: for arrays of one number that takes NumPy three times as long.
-            if alone:
-                self._returns[0] += env.reward.item()
-            else:
-                self._returns = self._returns + env.reward
             self._steps += 1
             if env.skips_steps:
                 rollout.write_valid(step, env.valid)

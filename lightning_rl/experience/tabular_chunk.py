@@ -230,8 +230,8 @@ class SoloChunk(Chunk):
                 (row,), (next_action,) = self._true_ends(step, [row], [next_action])
                 terminated = is_terminated(step)
             transition = rows[0], action_of(step), reward, terminated, row, next_action
-            numbers = epsilon, rate_at(now), coin[now : now + 1]
-            td_error[step, 0] = learn_from(tables, (transition,), *numbers)[0]
+            errors = learn_from(tables, (transition,), epsilon, rate_at(now), coin[now : now + 1])
+            td_error[step, 0] = errors[0]
 
         return learn
 

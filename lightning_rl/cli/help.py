@@ -47,7 +47,7 @@ _OPTIONS = {
     "env": ("ID", "runs list, prune: only on this environment"),
     "older_than": ("TIME", "runs list, prune: only older ones, such as 12h or 30d"),
     "sort": ("KEY", "runs list: created, best_reward, last_reward, env_steps, wall_time_s"),
-    "limit": ("N", "runs list, query: at most so many, the last ones"),
+    "limit": ("N", "runs list, query: at most so many, the last ones (of --sql the first)"),
     "metric": ("TAG", "runs query: only this metric; runs compare: show it too, repeatable"),
     "agent_id": ("ID", "runs query: only of this agent"),
     "min_episode": ("N", "runs query: from this episode on"),

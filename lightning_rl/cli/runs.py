@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from lightning_rl.runs.catalog import (
 
 SORT_KEYS = ("created", "best_reward", "last_reward", "env_steps", "wall_time_s", "directory")
 QUERY_LIMIT = 1_000
+SOURCES = ("log", "episode")
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _HIDDEN = ("run.root", "run.experiment", "run.name", "run.new_version", "run.description")
 
@@ -49,6 +51,8 @@ def runs(request: Request) -> int:
 
 def _list(request: Request, names: list[str]) -> int:
     """One line per run, newest last."""
+    if len(names) > 1:
+        raise ConfigError(f"runs list: expected one folder, got {len(names)}")
     root = Path(names[0]) if names else _root(request)
     key = request.own.get("sort", "created")
     check_choice("--sort", key, SORT_KEYS)
@@ -121,14 +125,18 @@ def _compare(request: Request, names: list[str]) -> int:
     outcomes = ["status", "env_steps", "best_reward", "best_env_steps", "last_reward"]
     outcomes += ["training_reward", "episodes", "wall_time_s"]
     rows = {name: [getattr(run, name) for run in summaries] for name in outcomes}
+    finals = [_final(directory) for directory in directories]
     for tag in request.own.get("metric", []):
-        finals = [_read(directory / "metrics.json").get("final") for directory in directories]
-        rows[tag] = [part.get(tag) if isinstance(part, dict) else None for part in finals]
+        if known := {name for part in finals for name in part}:
+            check_choice("--metric", tag, sorted(known))
+        rows[tag] = [part.get(tag) for part in finals]
     different = {key: [part.get(key) for part in settings] for key in differing}
     if request.own.get("json"):
         listed = [str(directory) for directory in directories]
         return say_json({"runs": listed, "settings": different, "outcomes": rows})
-    columns = ["", *(printable(directory.name) for directory in directories)]
+    short = [directory.name for directory in directories]
+    labels = short if len(set(short)) == len(short) else directories
+    columns = ["", *map(printable, labels)]
     show_table(columns, [[key, *values] for key, values in different.items()], "settings")
     show_table(columns, [[key, *values] for key, values in rows.items()], "outcomes")
     return 0
@@ -137,37 +145,67 @@ def _compare(request: Request, names: list[str]) -> int:
 def _query(request: Request, names: list[str]) -> int:
     """Rows of metrics.db, by filters or by SQL."""
     directory = _one(request, names, "query")
-    from lightning_rl.loggers.database import metric_names, open_read_only, query_metrics
-
     file = directory / "metrics.db"
-    limit = _number(request, "limit", QUERY_LIMIT)
+    as_json = bool(request.own.get("json"))
+    # A program gets everything unless it asks for less; a reader is told what is left out.
+    limit = _number(request, "limit", sys.maxsize if as_json else QUERY_LIMIT)
     try:
-        if "sql" in request.own:
-            with open_read_only(file) as connection:
-                connection.execute("PRAGMA trusted_schema = 0")  # of a file from elsewhere
-                connection.set_authorizer(_may_read)
-                cursor = connection.execute(request.own["sql"])
-                columns = [column[0] for column in cursor.description or []]
-                rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchmany(limit)]
-        else:
-            own, tags = request.own, request.own.get("metric", [None])
-            low, high = (_optional(request, name) for name in ("min_episode", "max_episode"))
-            found = query_metrics(file, own.get("agent_id"), tags[-1], low, high, own.get("source"))
-            if not found and tags[-1] is not None:
-                known = sorted({name for name, _ in metric_names(file)})
-                check_choice("--metric", tags[-1], known)
-            rows = found[-limit:] if own.get("json") else [_readable(row) for row in found[-limit:]]
-            columns = list(rows[0]) if rows else []
+        rows, left_out = (_by_sql if "sql" in request.own else _by_filters)(request, file, limit)
     except FileNotFoundError:
         raise ConfigError(f"{directory} has no metrics.db") from None
     except (sqlite3.Error, sqlite3.Warning, OSError) as error:
         raise ConfigError(f"{file}: {' '.join(str(error).split())}") from error
-    if request.own.get("json"):
+    if as_json:
         return say_json(rows)
     if not rows:
         return say("no rows")
-    show_table([printable(name) for name in columns], [list(row.values()) for row in rows])
+    show_table([printable(name) for name in rows[0]], [list(row.values()) for row in rows])
+    if left_out:
+        say(f"{left_out} are shown; --limit N shows more, --json all")
     return 0
+
+
+def _by_sql(request: Request, file: Path, limit: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the first rows of the user's query, and what to say where there are more."""
+    from lightning_rl.loggers.database import open_read_only
+
+    with open_read_only(file) as connection:
+        connection.execute("PRAGMA trusted_schema = 0")  # of a file from elsewhere
+        connection.set_authorizer(_may_read)
+        cursor = connection.execute(request.own["sql"])
+        columns = _distinct([column[0] for column in cursor.description or []])
+        rows = [dict(zip(columns, row, strict=True)) for row in islice(cursor, limit)]
+        return rows, f"only the first {limit:,} rows" if cursor.fetchone() else ""
+
+
+def _by_filters(request: Request, file: Path, limit: int) -> tuple[list[dict[str, Any]], str]:
+    """Return the last rows that the options choose, and what to say where there are more."""
+    from lightning_rl.loggers.database import metric_names, query_metrics
+
+    own, tags = request.own, request.own.get("metric", [])
+    if len(tags) > 1:
+        raise ConfigError(f"runs query: expected --metric once, got {' and '.join(tags)}")
+    check_choice("--source", own.get("source", "log"), SOURCES)
+    metric, agent = tags[0] if tags else None, own.get("agent_id")
+    low, high = (_optional(request, name) for name in ("min_episode", "max_episode"))
+    found = query_metrics(file, agent, metric, low, high, own.get("source"))
+    pairs = metric_names(file) if not found else []
+    if pairs and metric is not None:
+        check_choice("--metric", metric, sorted({name for name, _ in pairs}))
+    if pairs and agent is not None:
+        check_choice("--agent_id", agent, sorted({name for _, name in pairs}))
+    rows = found[-limit:] if own.get("json") else [_readable(row) for row in found[-limit:]]
+    more = len(found) > len(rows)
+    return rows, f"only the last {len(rows):,} of {len(found):,} rows" if more else ""
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return names with a number behind those that have been there before, as in a join."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{number}" for number in count(2))
+        found.append(next(new for new in chain([name], numbered) if new not in found))
+    return found
 
 
 def _readable(row: dict[str, Any]) -> dict[str, Any]:
@@ -181,12 +219,7 @@ def _prune(request: Request, names: list[str]) -> int:
     root = _root(request)
     if not names and not {"status", "older_than"} & request.own.keys():
         raise ConfigError("runs prune: expected runs, --status failed,killed or --older_than 30d")
-    found = [find_run(name, root) for name in names] or find_runs(root)
-    chosen = [run for run in map(summarize, found) if names or _is_wanted(request, run)]
-    kept = [run for run in chosen if is_locked(Path(run.directory))]
-    chosen = [run for run in chosen if run not in kept]
-    for run in kept:
-        say(f"kept, since it is running: {printable(run.directory)}")
+    chosen = _to_remove(request, names, root)
     if not chosen:
         return say("nothing to remove")
     sizes = [size_bytes(Path(run.directory)) for run in chosen]
@@ -203,6 +236,22 @@ def _prune(request: Request, names: list[str]) -> int:
     for run in chosen:
         remove_run(Path(run.directory))
     return say(f"removed {len(chosen)} runs")
+
+
+def _to_remove(request: Request, names: list[str], root: Path) -> list[RunSummary]:
+    """Return the runs that names and options choose together; say which of them stay, and why."""
+    named = {path.resolve(): path for path in (find_run(name, root) for name in names)}
+    found = [summarize(path) for path in (named.values() if names else find_runs(root))]
+    chosen = []
+    for run in found:
+        if not _is_wanted(request, run):
+            if names:
+                say(f"kept, since it is not what the options ask for: {printable(run.directory)}")
+        elif is_locked(Path(run.directory)):
+            say(f"kept, since it is running: {printable(run.directory)}")
+        else:
+            chosen.append(run)
+    return chosen
 
 
 def _tail(request: Request, names: list[str]) -> int:
@@ -266,15 +315,16 @@ def _duration(request: Request) -> float:
     return float(number) * _UNITS[text[-1]]
 
 
-def _number(request: Request, name: str, default: int) -> int:
+def _number(request: Request, name: str, default: int, least: int = 1) -> int:
     value = parse_scalar(request.own.get(name, str(default)))
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"--{name}: expected a whole number above 0, got {request.own[name]!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        expected = "a whole number" if least == 0 else "a whole number above 0"
+        raise ConfigError(f"--{name}: expected {expected}, got {request.own[name]!r}")
     return value
 
 
 def _optional(request: Request, name: str) -> int | None:
-    return _number(request, name, 1) if request.own.get(name, "0") != "0" else None
+    return _number(request, name, 0, least=0) if name in request.own else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -283,6 +333,12 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         say(f"{printable(error)}")
         return {}
+
+
+def _final(directory: Path) -> dict[str, Any]:
+    """Return the last value of every metric; empty where none is known."""
+    final = _read(directory / "metrics.json").get("final")
+    return final if isinstance(final, dict) else {}
 
 
 def _settings(directory: Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ KEYS = (
     *("execution", "output_dir", "log_level", "workers", "trainer", "reference"),
 )
 OVERRIDES = (*BUDGETS, "init_args", "models", "trainer", "execution")
+MAX_SEED = 2**32 - 1
+"""The highest seed that NumPy takes."""
 EXECUTION = ("num_episodes", "max_steps_per_episode", "render", "deterministic", "checkpoint")
 
 
@@ -110,7 +112,9 @@ def _cells(document: Document, folder: Path) -> Iterator[Cell]:
     _check_log_level(document)
     for row, (environment, env) in enumerate(environments):
         overrides = _overrides(document, row, env, [label for label, _ in models])
+        _no_environment(document, ("environments", str(row), "overrides", "init_args"), overrides)
         for column, (algorithm, model) in enumerate(models):
+            _no_environment(document, ("models", str(column), "init_args"), model)
             content = _content(data, env, overrides, model, algorithm)
             execution, checkpoint = _execution(document, row, overrides)
             checked = _checked(document, row, column, content)
@@ -127,6 +131,20 @@ def _cells(document: Document, folder: Path) -> Iterator[Cell]:
                     execution=execution,
                     checkpoint=checkpoint,
                 )
+
+
+def _no_environment(document: Document, path: KeyPath, owner: Mapping[str, Any]) -> None:
+    """Refuse arguments of a model that name an environment, which would not be used."""
+    arguments = owner.get(path[-1]) or {}
+    if not isinstance(arguments, dict):
+        raise document.error(path, f"expected a mapping, got {arguments!r}")
+    env = arguments.get("env") or {}
+    if not isinstance(env, dict) or "id" in env:
+        raise document.error(
+            (*path, "env"),
+            "expected settings such as num_envs, and no environment, which stands in the study's "
+            f"'environments'; got {env!r}",
+        )
 
 
 def _run(
@@ -157,8 +175,7 @@ def _content(
         if _budget(layer):
             init_args = {key: value for key, value in init_args.items() if key not in BUDGETS}
         init_args.update(layer)
-        shared = layer.get("env") or {}
-        settings.update({"id": shared} if isinstance(shared, str) else shared)
+        settings.update(layer.get("env") or {})
     init_args["env"] = {**settings, **env}
     trainer = {
         "enable_progress_bar": False,
@@ -192,6 +209,12 @@ def _checked(document: Document, row: int, column: int, content: dict[str, Any])
     checked = _CellDocument(document.origin, content, study=document, places=places)
     check_document(checked)
     arguments = checked.data["model"]["init_args"]
+    for key in BUDGETS:
+        value = arguments.get(key)
+        if isinstance(value, (int, float)) and value < 1:
+            raise checked.error(
+                ("model", "init_args", key), f"expected a whole number of at least 1, got {value!r}"
+            )
     if not any(arguments.get(key) is not None for key in BUDGETS):
         raise document.error((), "expected total_env_steps or total_episodes, got neither")
     return checked.data
@@ -259,6 +282,7 @@ def _overrides(
     for label, arguments in own.items():
         if not isinstance(arguments, dict):
             raise document.error((*path, "models", label), f"expected init_args, got {arguments!r}")
+        _no_environment(document, (*path, "models", label), own)
     return overrides
 
 
@@ -294,9 +318,13 @@ def seeds_of(document: Document) -> list[int]:
     """Return the seeds; a number means so many, from 1 on."""
     seeds = document.data.get("seeds", 1)
     if isinstance(seeds, list):
-        whole = all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in seeds)
+        whole = all(
+            isinstance(s, int) and not isinstance(s, bool) and 0 <= s <= MAX_SEED for s in seeds
+        )
         if not seeds or not whole or len(set(seeds)) != len(seeds):
-            raise document.error(("seeds",), f"expected different whole numbers, got {seeds!r}")
+            raise document.error(
+                ("seeds",), f"expected different whole numbers from 0 to {MAX_SEED}, got {seeds!r}"
+            )
         return list(seeds)
     return list(range(1, whole_number(document, ("seeds",), seeds) + 1))
 
@@ -314,11 +342,16 @@ def _component(document: Document, key: str) -> str:
     value = document.data.get(key)
     if value is None:
         raise document.error((), f"expected a {key!r}, got none")
+    check_name(document, value)
+    return str(value)
+
+
+def check_name(document: Document, value: Any) -> None:
+    """Refuse what is no name of one folder, with the line of the key `name`."""
     try:
         RunConfig(experiment=value)
     except ConfigError as error:
-        raise document.error((key,), str(error).partition(": ")[2].partition(";")[0]) from None
-    return str(value)
+        raise document.error(("name",), str(error).partition(": ")[2].partition(";")[0]) from None
 
 
 def _check_log_level(document: Document) -> None:

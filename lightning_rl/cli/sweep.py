@@ -46,7 +46,14 @@ def sweep(request: Request) -> int:
     planned, base = plan_sweep(request.own.get("config", []), request.own.get("space", []), options)
     if "export_wandb" in request.own:
         path = Path(request.own["export_wandb"])
-        atomic_write_text(path, yaml.safe_dump(wandb_sweep(planned, base), sort_keys=False))
+        text = yaml.safe_dump(wandb_sweep(planned, base), sort_keys=False)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(path, text)
+        except OSError as error:
+            raise ConfigError(
+                f"--export_wandb {path}: cannot be written: {error.strerror}"
+            ) from error
         return say(f"W&B sweep: {path}; start it with `wandb sweep {path}`")
     if request.own.get("dry_run"):
         return show_plan(planned)
@@ -117,14 +124,25 @@ def write_best(planned: Sweep, row: Mapping[str, Any]) -> Path:
         planned: The sweep.
         row: The best row of `results`.
     """
-    run_folder = planned.folder / row["folder"] / f"seed-{planned.seeds[0]}"
-    document = parse_document((run_folder / "config.yaml").read_text(), "config.yaml")
-    content = document.data
+    content = parse_document(_configuration(planned, row), "config.yaml").data
     content["run"] = {"experiment": f"{planned.name}-best"}
     header = f"# Trial {row['number']} of the sweep {planned.name}: score {row['score']:.4g}\n"
     path = planned.folder / "best.yaml"
     atomic_write_text(path, header + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return path
+
+
+def _configuration(planned: Sweep, row: Mapping[str, Any]) -> str:
+    """Return a trial's configuration: as its run has it, or made again if it ran elsewhere."""
+    from lightning_rl.cli.parser import RunCLI, resolved_config_yaml
+    from lightning_rl.cli.trials import configuration, seed_folder
+
+    trial = Trial(row["number"], 0, row["parameters"], planned.folder / row["folder"])
+    file = seed_folder(trial, planned.seeds[0]) / "config.yaml"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    documents, options = configuration(planned, trial, planned.seeds[0])
+    return resolved_config_yaml(RunCLI(documents, options, build=False))
 
 
 def show_trials(rows: Sequence[Mapping[str, Any]]) -> None:

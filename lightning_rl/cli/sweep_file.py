@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from lightning_rl.cli.arguments import DEFAULT_CONFIG
 from lightning_rl.cli.checks import check_document, model_class
 from lightning_rl.cli.configs import DEFAULTS, configs_folder, find_config
 from lightning_rl.cli.options import Option, check_option
-from lightning_rl.cli.study_file import seeds_of, whole_number
+from lightning_rl.cli.study_file import check_name, seeds_of, whole_number
 from lightning_rl.cli.yaml_check import (
     Document,
     KeyPath,
@@ -20,8 +21,7 @@ from lightning_rl.cli.yaml_check import (
     read_document,
 )
 from lightning_rl.errors import ConfigError, check_choice, did_you_mean
-from lightning_rl.runs.directory import RunConfig
-from lightning_rl.runs.search_space import Distribution, grid, parse_distribution
+from lightning_rl.runs.search_space import KINDS, Distribution, grid, parse_distribution
 from lightning_rl.runs.sweep import OBJECTIVES, PRUNERS, SAMPLERS, Sweep
 
 KEYS = (
@@ -74,7 +74,7 @@ def plan_sweep(
     sampler = data.get("sampler", "grid" if finite and spaces else "tpe")
     points = len(list(grid(space))) if sampler == "grid" else 0
     name = str(data.get("name") or _default_name(algorithm, documents))
-    _checked(document, ("name",), lambda: RunConfig(experiment=name))
+    check_name(document, name)
     sweep = Sweep(
         name=name,
         folder=Path(str(data.get("output_dir", "logs"))).expanduser() / name,
@@ -139,6 +139,12 @@ def _space(
         raise document.error(("space",), f"expected paths with their values, got {written!r}")
     space: dict[str, Distribution] = {}
     for key, value in written.items():
+        if isinstance(value, dict) and not set(value) <= set(KINDS) and "." not in key:
+            below = next(iter(value))
+            raise document.error(
+                ("space", key),
+                f"expected the path of one setting, as in '{key}.{below}', and not a section",
+            )
         space[key] = _checked(
             document, ("space", key), lambda key=key, value=value: _entry(key, value, algorithm)
         )
@@ -161,11 +167,21 @@ def _parse_values(text: str) -> Any:
 
 
 def _entry(key: str, value: Any, algorithm: str | None) -> Distribution:
+    if key.partition(".")[0] == "run":  # where it lies is how a trial is found again
+        raise ConfigError(f"expected a path of {' or '.join(SECTIONS)}, got {key!r}")
     distribution = parse_distribution(value)
     for bound in distribution.bounds:  # of the right type, and the path exists
         if distribution.kind.startswith("int"):
             bound = int(bound)
         option_of(key, bound, algorithm)
+    if distribution.kind in ("uniform", "log_uniform"):
+        low, high = map(float, distribution.bounds)
+        try:  # what will be drawn is hardly ever whole
+            option_of(key, low + (high - low) / math.pi, algorithm)
+        except ConfigError as error:
+            raise ConfigError(
+                f"{error}; whole numbers are drawn by int_{distribution.kind}"
+            ) from None
     return distribution
 
 

@@ -97,13 +97,20 @@ def _summary(folder: Path) -> dict[str, Any]:
 def _train_seed(sweep: Sweep, trial: Trial, index: int, seed: int, reports: Reports) -> None:
     """Train one seed, or continue it from its newest checkpoint."""
     folder = seed_folder(trial, seed)
+    documents, options = configuration(sweep, trial, seed)
+    reports.start(index, folder)
+    train_directory(folder, documents, options, [reports])
+
+
+def configuration(sweep: Sweep, trial: Trial, seed: int) -> tuple[list[Document], list[str]]:
+    """Return the documents of one seed of a trial, and the options laid over them."""
+    folder = seed_folder(trial, seed)
     run = {"root": str(folder.parents[1]), "experiment": folder.parent.name, "name": folder.name}
     documents = [Document(f"trial {trial.number}", content) for content in sweep.documents]
     documents.append(Document("sweep", {"run": run, "seed_everything": seed}))
     algorithm = model_class(documents)
     options = [option_of(key, value, algorithm).token for key, value in trial.parameters.items()]
-    reports.start(index, folder)
-    train_directory(folder, documents, options, [reports])
+    return documents, options
 
 
 class Reports(Callback):

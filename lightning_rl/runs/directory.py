@@ -80,10 +80,10 @@ class RunConfig:
 def _check_component(key: str, value: str) -> None:
     """Refuse what is not a plain name of one folder."""
     plain = isinstance(value, str) and value.isprintable() and not set(value) & set("/\\")
-    if not plain or value.strip() in ("", ".", ".."):
+    if not plain or value.strip() in ("", ".", "..") or len(value.encode()) > 255:
         raise ConfigError(
             f"{key}: expected the name of one folder (no path separators, no '..', no control "
-            f"characters), got {value!r}; choose the parent folder with --run.root"
+            f"characters, at most 255 bytes), got {value!r}; the parent folder is --run.root"
         )
 
 

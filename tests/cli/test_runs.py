@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lightning_rl.cli import runs as runs_module
 from lightning_rl.cli import tail
 from lightning_rl.cli.tables import cell, printable, seconds
 from lightning_rl.loggers.sqlite import SQLiteLogger
@@ -136,6 +137,78 @@ def test_query_reads_the_database(three: list[Path], run: Run) -> None:
     assert run("runs", "query", "bb").code == 2
 
 
+@pytest.fixture
+def database(three: list[Path]) -> Path:
+    """`metrics.db` of the run `a`: episodes 0, 1 and 2, and a row of losses."""
+    logger = SQLiteLogger(three[0] / "metrics.db")
+    for index in range(3):
+        logger.log_episode(Episode(index, 0, 7, float(index), 4, True, False, env_steps=20 + index))
+    logger.log_metrics({"episode": 3, "train/loss": 0.5}, step=30)
+    logger.finalize("success")
+    return three[0] / "metrics.db"
+
+
+def test_a_query_whose_columns_share_a_name_loses_none(database: Path, run: Run) -> None:
+    sql = "--sql=SELECT a.value, b.value, 3 AS value_2 FROM metrics a JOIN metrics b LIMIT 1"
+    rows = json.loads(run("runs", "query", "a", sql, "--json").out)
+    assert [list(row) for row in rows] == [["value", "value_2", "value_2_2"]]
+    assert rows[0]["value_2_2"] == 3
+    shown = run("runs", "query", "a", sql)
+    assert shown.code == 0
+    assert shown.out.split()[:3] == ["value", "value_2", "value_2_2"]
+
+
+def test_a_query_says_what_it_leaves_out(
+    database: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_module, "QUERY_LIMIT", 2)
+    by_sql = "--sql=SELECT value FROM metrics"
+    assert "only the last 2 of 7 rows are shown; --limit N" in run("runs", "query", "a").out
+    assert "only the first 2 rows are shown; --limit N" in run("runs", "query", "a", by_sql).out
+    assert "are shown" not in run("runs", "query", "a", "--limit=7").out
+    for more in ([], [by_sql]):
+        assert len(json.loads(run("runs", "query", "a", *more, "--json").out)) == 7
+        assert len(json.loads(run("runs", "query", "a", *more, "--json", "--limit=3").out)) == 3
+
+
+def test_the_first_episode_has_number_0(database: Path, run: Run) -> None:
+    rewards = ["runs", "query", "a", "--metric=episode/reward", "--json"]
+    assert [row["episode"] for row in json.loads(run(*rewards, "--max_episode=0").out)] == [0]
+    assert len(json.loads(run(*rewards, "--min_episode=0").out)) == 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (["--source=episodes"], "did you mean 'episode'?"),
+        (["--agent_id=agent_1"], "expected --agent_id among agent_0, received 'agent_1'"),
+        (["--metric=train/loss", "--metric=x"], "expected --metric once, got train/loss and x"),
+        (["--max_episode=-1"], "--max_episode: expected a whole number, got '-1'"),
+    ],
+)
+def test_a_mistaken_query_is_not_answered(
+    tokens: list[str], message: str, database: Path, run: Run
+) -> None:
+    outcome = run("runs", "query", "a", *tokens)
+    assert outcome.code == 2
+    assert message in outcome.message
+
+
+def test_runs_of_one_name_are_told_apart(three: list[Path], run: Run) -> None:
+    make_run("other/a", 2.0)
+    words = run("runs", "compare", "logs/e/a", "logs/other/a").out.split()
+    assert words.count("logs/e/a") == words.count("logs/other/a") == 2  # of both tables
+
+
+def test_prune_removes_named_runs_only_where_the_options_fit(three: list[Path], run: Run) -> None:
+    names = ["a", "ccc", "logs/e/ccc"]  # one of them twice
+    outcome = run("runs", "prune", *names, "--status=failed", "--yes")
+    assert outcome.code == 0
+    assert "kept, since it is not what the options ask for: logs/e/a" in outcome.out
+    assert outcome.out.endswith("removed 1 runs\n")
+    assert [path.exists() for path in three] == [True, True, False]
+
+
 def test_prune_asks_keeps_what_runs_and_removes_the_rest(
     three: list[Path], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +288,8 @@ def test_a_row_that_is_half_written_waits(three: list[Path]) -> None:
         (["list", "--sort=colour"], "expected --sort among"),
         (["list", "--limit=-1"], "--limit: expected a whole number above 0"),
         (["list", "--older_than=soon"], "--older_than: expected a time such as 12h"),
+        (["list", "logs", "x"], "expected one folder, got 2"),
+        (["compare", "a", "bb", "--metric=train/epsilo"], "did you mean 'train/epsilon'?"),
         (["list", "elsewhere"], "no such folder: elsewhere"),
         (["show"], "expected one run"),
         (["show", "x"], "no run 'x'"),

@@ -183,6 +183,32 @@ def test_options_win() -> None:
         ("name: x\nexecution:\n  num_episodes: 0", r"s.yaml:3: execution\.num_episodes: expected"),
         ("name: x\nexecution: {render: loud}", r"s.yaml:2: execution\.render: expected False"),
         ("name: x\nexecution: {checkpoint: first}", "expected best or last, got 'first'"),
+        (f"name: {'n' * 256}", "name: expected the name of one folder .* at most 255 bytes"),
+        ("name: x\nseeds: [4294967296]", "different whole numbers from 0 to 4294967295"),
+        (
+            "name: x\nmodels: [PPO]\nenvironments: [A]\ntotal_env_steps: 0",
+            "s.yaml:4: total_env_steps: expected a whole number of at least 1, got 0",
+        ),
+        (
+            "name: x\ntotal_env_steps: 9\nmodels: [PPO]\nenvironments:\n- id: A\n  overrides:\n"
+            "    total_episodes: -1",
+            r"s.yaml:7: environments\.0\.overrides\.total_episodes: expected a whole .* got -1",
+        ),
+        (
+            "name: x\ntotal_env_steps: 9\nenvironments: [A]\nmodels:\n- class_path: PPO\n"
+            "  init_args: {env: B}",
+            r"s.yaml:6: models\.0\.init_args\.env: .* the study's 'environments'; got 'B'",
+        ),
+        (
+            "name: x\ntotal_env_steps: 9\nmodels: [PPO]\nenvironments:\n- id: A\n  overrides:\n"
+            "    models: {PPO: {env: {id: B}}}",
+            r"s.yaml:7: environments\.0\.overrides\.models\.PPO\.env: .* 'environments'",
+        ),
+        (
+            "name: x\ntotal_env_steps: 9\nenvironments: [A]\nmodels:\n- class_path: PPO\n"
+            "  init_args: [gamma]",
+            r"s.yaml:6: models\.0\.init_args: expected a mapping",
+        ),
         ("name: x\nreference: [a]", "s.yaml:2: reference: expected a results.json"),
     ],
 )

@@ -12,7 +12,7 @@ from wandb.sdk.sweeps.scheduler.optuna import search_space_from_sweep_config
 
 from lightning_rl.cli.arguments import fit_documents, read_request
 from lightning_rl.cli.main import main
-from lightning_rl.cli.sweep import OPTIONS, wandb_sweep
+from lightning_rl.cli.sweep import OPTIONS, wandb_sweep, write_best
 from lightning_rl.cli.sweep_file import plan_sweep
 from lightning_rl.errors import ConfigError
 from lightning_rl.runs.search_space import choice, loguniform
@@ -79,6 +79,15 @@ def test_without_a_file_lists_make_a_grid() -> None:
         ({"space": {"model.learning_rat": [1]}}, r"space.*did you mean '--model.learning_rate'"),
         ({"space": {"model.gamma": ["a"]}}, r"yaml:4: space.model.gamma: .*expected float"),
         ({"space": {"model.gamma": {"unifrom": [0, 1]}}}, "did you mean 'uniform'"),
+        (
+            {"space": {"model.num_steps": {"uniform": [8, 64]}}},
+            r"yaml:4: space.model.num_steps: .*expected int.*; whole numbers are drawn by int_unif",
+        ),
+        (
+            {"space": {"model": {"gamma": {"uniform": [0, 1]}}}},
+            r"yaml:4: space.model: expected the path of one setting, as in 'model.gamma'",
+        ),
+        ({"space": {"run.name": ["a", "b"]}}, "expected a path of model or trainer, got 'run.na"),
         ({"space": [1]}, "expected paths with their values"),
         ({"sampler": "tpee"}, r"yaml:\d+: sampler: .*did you mean 'tpe'"),
         ({"pruner": "medain"}, "did you mean 'median'"),
@@ -125,6 +134,27 @@ def test_a_dry_run_says_what_would_be_tried(
     assert "20 trials by tpe" in shown
     assert "model.learning_rate: log_uniform" in shown
     assert not list(tmp_path.iterdir())
+
+
+def test_the_best_trial_may_have_run_on_another_machine(tmp_path: Path) -> None:
+    sweep = plan(tmp_path, {"output_dir": str(tmp_path)}, seeds=[7])
+    sweep.folder.mkdir()
+    parameters = {"model.learning_rate": 0.125, "model.hidden_sizes": [64, 64]}
+    row = {"number": 3, "folder": "trial-0003", "parameters": parameters, "score": 1.0}
+    best = yaml.safe_load(write_best(sweep, row).read_text())
+    arguments = best["model"]["init_args"]
+    assert (arguments["learning_rate"], arguments["hidden_sizes"]) == (0.125, [64, 64])
+    assert best["seed_everything"] == 7
+
+
+@pytest.mark.parametrize(("place", "code"), [("new/wandb.yaml", 0), ("/proc/x/wandb.yaml", 2)])
+def test_a_folder_for_the_wandb_file_is_made(
+    place: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["sweep", "--config", "sweeps/ppo_cartpole", "--export_wandb", place]
+    assert main(words) == code
+    assert Path(place).is_file() == (code == 0)
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical distribution")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -41,7 +42,8 @@ class HindsightReplay(ReplayWrapper):
         config: The environments that fill it.
         strategy: Achieved goals to choose from: `future` those from the transition on, `final` the
             episode's last, `episode` all of the episode.
-        num_goals: Relabelled transitions per one with the goal as it was, at least 0.
+        num_goals: Relabelled transitions per one with the goal as it was, at least 0; infinite to
+            relabel all.
 
     Raises:
         ConfigError: When the environment has no goals, or computes no rewards for a batch of them.
@@ -57,7 +59,8 @@ class HindsightReplay(ReplayWrapper):
         super().__init__(replay)
         check_choice("strategy", strategy, STRATEGIES)
         check_ranges({"num_goals": (num_goals, 0.0, None)})
-        self.strategy, self.share = strategy, num_goals / (1.0 + num_goals)
+        self.strategy = strategy
+        self.share = 1.0 if math.isinf(num_goals) else num_goals / (1.0 + num_goals)
         self.num_envs = config.num_envs
         observation: Any = replay.columns["next_observation"]
         if not isinstance(observation, dict) or not set(GOAL_KEYS) <= set(observation):
@@ -86,10 +89,11 @@ class HindsightReplay(ReplayWrapper):
         """Note one transition of every environment."""
         rows = numbers % self.capacity
         self._start[rows], self._end[rows] = self._open, -1
+        kept = int(numbers[-1]) - self.capacity + 1  # what came before has been overwritten
         for env in np.flatnonzero(ended):
-            last = int(numbers[env])
-            oldest = last - self.num_envs * ((self.capacity - 1) // self.num_envs)
-            episode = np.arange(max(int(self._open[env]), oldest), last + 1, self.num_envs)
+            first, last = int(self._open[env]), int(numbers[env])
+            lost = max(0, -((first - kept) // self.num_envs))
+            episode = np.arange(first + lost * self.num_envs, last + 1, self.num_envs)
             self._end[episode % self.capacity] = last
             self._open[env] = last + self.num_envs
 

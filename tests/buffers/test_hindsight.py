@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,15 @@ def make_replay(strategy: str = "future", **arguments: Any) -> HindsightReplay:
 
 
 class Feed:
-    """Adds rollouts in which transition i achieves the number i, with random ends of episodes."""
+    """Adds rollouts in which transition i achieves the number i, with random ends of episodes.
 
-    def __init__(self, seed: int = 0) -> None:
-        self.random = np.random.default_rng(seed)
+    Args:
+        seed: Of the ends.
+        length: Mean length of an episode.
+    """
+
+    def __init__(self, seed: int = 0, length: int = 3) -> None:
+        self.random, self.length = np.random.default_rng(seed), length
         self.episode: dict[int, tuple[int, int]] = {}
         self._episodes = [0] * NUM_ENVS
         self.count = 0
@@ -76,7 +82,7 @@ class Feed:
             )
             after = {"observation": zeros, "achieved_goal": numbers, "desired_goal": zeros - 5}
             rollout.write_observation(step + 1, after)
-            kind = self.random.integers(6, size=NUM_ENVS)
+            kind = self.random.integers(2 * self.length, size=NUM_ENVS)
             rollout.terminated[step], rollout.truncated[step] = kind == 0, kind == 1
             rollout.reward[step] = 7.0
             for env_index in range(NUM_ENVS):
@@ -132,9 +138,21 @@ def test_goals_are_those_of_the_same_episode(strategy: str, rollouts: list[int])
     assert goals_of(replay) == expected_goals(feed, strategy)
 
 
+@pytest.mark.parametrize("strategy", ["future", "final", "episode"])
+@pytest.mark.parametrize("rollouts", [[1] * 60, [20] * 3])
+def test_episodes_may_be_longer_than_the_buffer(strategy: str, rollouts: list[int]):
+    feed, replay = Feed(length=15), make_replay(strategy, num_goals=1e9)
+    for steps in rollouts:
+        replay.add(feed.rollout(steps))
+        if feed.count > 2 * CAPACITY:
+            expected = expected_goals(feed, strategy)
+            for number, goals in goals_of(replay, draws=500).items():
+                assert goals <= expected[number]
+
+
 def test_the_share_of_relabelled_transitions():
     feed = Feed()
-    for num_goals, share in ((0, 0.0), (1, 0.5), (4, 0.8)):
+    for num_goals, share in ((0, 0.0), (1, 0.5), (4, 0.8), (math.inf, 1.0)):
         replay = make_replay(num_goals=num_goals)
         replay.add(feed.rollout(5))
         transitions: Any = replay.sample(4_000, torch.Generator().manual_seed(1))

@@ -108,7 +108,10 @@ class Algorithm(RunHooks):
 
     @property
     def update_progress(self) -> float:
-        """Schedules' progress before the unit that is being learned from; the first has 0."""
+        """Schedules' progress before the unit that is being learned from; the first has 0.
+
+        With a budget in episodes it is that behind the unit's last step.
+        """
         unit = self.unit_env_steps * self.trainer.world_size
         return self.budget.progress(max(0, self.env_steps - unit), self.episodes)
 

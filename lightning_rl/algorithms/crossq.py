@@ -38,6 +38,7 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.hyperparameters import number_or_auto
 from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
@@ -198,7 +199,7 @@ class CrossQ(Algorithm):
         )
         self.policy_delay, self.adam_beta1 = policy_delay, adam_beta1
         size = self.action_size = rescale_box_actions(self)
-        self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
+        self.target_entropy = number_or_auto("target_entropy", target_entropy, -float(size))
         sizes = critic_hidden_sizes or hidden_sizes
         with self.seeded_initialization():
             self.actor = RenormNetwork(self.observation_space, 0, 1, hidden_sizes, 2 * size)

@@ -37,6 +37,7 @@ from lightning_rl.experience.box_actions import (
     take_arguments,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.hyperparameters import number_or_auto
 from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
@@ -196,9 +197,8 @@ class DiscreteSAC(Algorithm):
             )
         take_arguments(self)
         count = self.num_actions = int(self.action_space.n)
-        largest = math.log(count)
-        self.target_entropy = (
-            ENTROPY_SHARE * largest if target_entropy == "auto" else target_entropy
+        self.target_entropy = number_or_auto(
+            "target_entropy", target_entropy, ENTROPY_SHARE * math.log(count)
         )
         space, factory = self.observation_space, network_factory(critic)
         with self.seeded_initialization():

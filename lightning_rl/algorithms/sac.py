@@ -40,6 +40,7 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.hyperparameters import number_or_auto
 from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
@@ -204,7 +205,7 @@ class SAC(Algorithm):
         super().__init__(env, total_env_steps, total_episodes, schedule_env_steps, seed)
         take_arguments(self)
         size = self.action_size = rescale_box_actions(self)
-        self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
+        self.target_entropy = number_or_auto("target_entropy", target_entropy, -float(size))
         space, sizes = self.observation_space, hidden_sizes
         with self.seeded_initialization():
             self.actor = make_squashed_actor(self)

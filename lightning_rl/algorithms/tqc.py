@@ -42,6 +42,7 @@ from lightning_rl.experience.box_actions import (
     update_noise,
 )
 from lightning_rl.experience.collector import Act, Collector
+from lightning_rl.experience.hyperparameters import number_or_auto
 from lightning_rl.experience.joint_update import make_joint_update
 from lightning_rl.experience.off_policy import OffPolicySource, agent_unit
 from lightning_rl.experience.running_statistics import absorb_unit
@@ -167,7 +168,7 @@ class TQC(Algorithm):
         initial_alpha: First weight of the entropy with `auto`, above 0.
         target_entropy: Entropy that `auto` aims at, in nats; `auto` is minus the action dimensions.
         num_critics: Critics whose atoms are pooled; the paper has 5.
-        num_quantiles: Quantiles of each critic.
+        num_quantiles: Quantiles of each critic, at least 1.
         dropped_quantiles: Largest atoms left out of the target per critic; 0 keeps all.
         hidden_sizes: Units of each hidden layer of the default networks.
         actor: Network class as `{class_path, init_args}`, import path, or from Python a class or
@@ -234,13 +235,13 @@ class TQC(Algorithm):
         take_arguments(self)
         check_ranges(
             {
-                "num_quantiles": (num_quantiles, 2, None),
+                "num_quantiles": (num_quantiles, 1, None),
                 "dropped_quantiles": (dropped_quantiles, 0, num_quantiles - 1),
             }
         )
         self.num_quantiles, self.dropped_quantiles = num_quantiles, dropped_quantiles
         size = self.action_size = rescale_box_actions(self)
-        self.target_entropy = -float(size) if target_entropy == "auto" else float(target_entropy)
+        self.target_entropy = number_or_auto("target_entropy", target_entropy, -float(size))
         space, sizes, factory = self.observation_space, hidden_sizes, network_factory(critic)
         with self.seeded_initialization():
             self.actor = make_squashed_actor(self)

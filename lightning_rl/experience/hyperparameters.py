@@ -7,7 +7,7 @@ from typing import Any
 
 from gymnasium import spaces
 
-from lightning_rl.errors import ConfigError, check_ranges
+from lightning_rl.errors import ConfigError, check_choice, check_ranges
 
 RANGES: dict[str, tuple[float, float | None]] = {
     "num_steps": (1, None),
@@ -42,6 +42,9 @@ RANGES: dict[str, tuple[float, float | None]] = {
 }
 """Name to lowest and highest value; None is no bound."""
 
+POSITIVE = ("tau", "clip_coef", "target_kl", "max_grad_norm")
+"""Names whose lowest value is excluded: with 0 a run would go on and learn nothing."""
+
 
 def num_discrete_actions(algorithm: str, space: spaces.Space) -> int:
     """Return the number of actions of a Discrete space.
@@ -60,9 +63,25 @@ def check_common_ranges(arguments: Mapping[str, Any]) -> None:
     Args:
         arguments: Those of an algorithm's constructor; other names and None are not checked.
     """
+    for name in POSITIVE:
+        if arguments.get(name) == 0:
+            remedy = "; use .inf for no clipping" if name == "max_grad_norm" else ""
+            raise ConfigError(f"expected {name} to be above 0, received {arguments[name]}{remedy}")
     check_ranges(
         {name: (arguments[name], *bounds) for name, bounds in RANGES.items() if name in arguments}
     )
+
+
+def number_or_auto(name: str, value: float | str, auto: float) -> float:
+    """Return an argument that is a number or `auto`, which stands for another number.
+
+    Raises:
+        ConfigError: For another text.
+    """
+    if isinstance(value, str):
+        check_choice(name, value, ("auto",))
+        return auto
+    return float(value)
 
 
 def choose_learning_rates(common: float, *own: float | None) -> list[float]:

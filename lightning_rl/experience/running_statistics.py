@@ -84,7 +84,9 @@ def _of_all_ranks(agent: Agent, value: Tensor) -> list[Tensor]:
 
 
 def standardize(agent: Agent, values: Tensor) -> Tensor:
-    """Return values with mean 0 and deviation 1 over those of all ranks."""
+    """Return values with mean 0 and deviation 1 over those of all ranks; a single one as it is."""
+    if values.numel() == agent.num_ranks == 1:  # less its mean, nothing would be left to learn from
+        return values
     mean, var, _ = reduce_moments(agent, batch_moments(values))
     return (values - mean) / (var.sqrt() + 1e-8)
 

@@ -32,7 +32,9 @@ def set_learning_rate(agent: Agent) -> float:
     group = agent.trainer.optimizers[0].param_groups[0]
     if agent.learning_rate_schedule == "linear":
         before, group["lr"] = group["lr"], linear(agent.learning_rate, 0.0, agent.update_progress)
-        if before > 0.0 == group["lr"]:
+        # A budget in episodes is spent before the last update, whose learning rate is 0.
+        spent = agent.budget.is_spent(agent.env_steps, agent.episodes)
+        if before > 0.0 == group["lr"] and not spent:
             logger.warning(_SCHEDULE_IS_OVER, agent.env_steps)
     return float(group["lr"])
 

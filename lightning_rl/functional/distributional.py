@@ -5,6 +5,8 @@ Shapes: `B` rows, `K` atoms or quantiles.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -29,12 +31,12 @@ def even_support(v_min: float, v_max: float, num_atoms: int) -> Tensor:
     """Return `num_atoms` values `(K,)` from `v_min` to `v_max` in even steps.
 
     Raises:
-        ConfigError: For fewer than two, or an empty interval.
+        ConfigError: For fewer than two, or an empty or infinite interval.
     """
     if num_atoms < 2:
         raise ConfigError(f"expected num_atoms to be at least 2, received {num_atoms}")
-    if not v_min < v_max:
-        raise ConfigError(f"expected v_min below v_max, received {v_min} and {v_max}")
+    if not -math.inf < v_min < v_max < math.inf:
+        raise ConfigError(f"expected finite v_min below v_max, received {v_min} and {v_max}")
     return torch.linspace(v_min, v_max, num_atoms)
 
 

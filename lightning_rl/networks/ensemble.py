@@ -143,7 +143,7 @@ class CriticEnsemble(nn.Module):
         action_size: Numbers of one action; 0 for critics of observations alone.
         num_critics: M.
         hidden_sizes: Units of each hidden layer of the default networks.
-        num_outputs: Numbers per row of each critic; 1 for action values.
+        num_outputs: Numbers per row of each critic; None for one, without a dimension of its own.
         network: Class or function `(input_size, output_size) -> module`, called once per critic;
             None for an `EnsembleMLP` with ReLU.
     """
@@ -156,7 +156,7 @@ class CriticEnsemble(nn.Module):
         action_size: int,
         num_critics: int = 2,
         hidden_sizes: Sequence[int] = (256, 256),
-        num_outputs: int = 1,
+        num_outputs: int | None = None,
         network: NetworkFactory | None = None,
     ) -> None:
         super().__init__()
@@ -164,11 +164,11 @@ class CriticEnsemble(nn.Module):
         self.num_outputs = num_outputs
         width = self.encoder.output_size + action_size
         if network is None:
-            self.mlp = EnsembleMLP(num_critics, width, hidden_sizes, num_outputs)
+            self.mlp = EnsembleMLP(num_critics, width, hidden_sizes, num_outputs or 1)
             self.members = None
         else:
             self.members = nn.ModuleList(
-                build_network(network, network, width, num_outputs) for _ in range(num_critics)
+                build_network(network, network, width, num_outputs or 1) for _ in range(num_critics)
             )
 
     def forward(
@@ -178,7 +178,7 @@ class CriticEnsemble(nn.Module):
         num_members: int | None = None,
         least: bool = False,
     ) -> Tensor:
-        """Return values `(M, B)`, or `(M, B, num_outputs)` for more than one output, as float32.
+        """Return values `(M, B)`, or with `num_outputs` `(M, B, num_outputs)`, as float32.
 
         Args:
             observation: `(B, *obs_shape)`.
@@ -196,5 +196,5 @@ class CriticEnsemble(nn.Module):
         else:
             members = self.members[:num_members]
             values = torch.stack([member(features) for member in members])
-        values = (values.squeeze(-1) if self.num_outputs == 1 else values).float()
+        values = (values.squeeze(-1) if self.num_outputs is None else values).float()
         return values.amin(0) if least else values

@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from torch import nn
 
 from lightning_rl.algorithms.discrete_sac import DiscreteSAC, discrete_sac_losses
-from lightning_rl.envs.probes import OBSERVATION_SPACES, ObservationActionEnv
+from lightning_rl.envs.probes import (
+    OBSERVATION_SPACES,
+    ConstantRewardEnv,
+    ObservationActionEnv,
+)
 from lightning_rl.errors import ConfigError
 
 Fit = Callable[..., Any]
@@ -111,6 +116,18 @@ def test_values_follow_the_rewards_and_end_where_the_task_ends(fit: Fit):
     fit(agent)
     value = agent.critic(torch.zeros(1, 1)).mean().item()
     assert value == pytest.approx(4.0951, rel=0.1)
+
+
+def test_one_action_is_enough(fit: Fit):
+    class OneAction(ConstantRewardEnv):
+        def __init__(self) -> None:
+            super().__init__()
+            self.action_space = spaces.Discrete(1)
+
+    agent = DiscreteSAC(OneAction, 128, **{**SMALL, "learning_rate": 1e-2})
+    fit(agent)
+    with torch.no_grad():
+        assert agent.critic(torch.zeros(1, 1)).flatten().tolist() == pytest.approx([1, 1], abs=0.1)
 
 
 def test_other_action_spaces_are_refused_by_name():

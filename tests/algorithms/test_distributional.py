@@ -156,5 +156,5 @@ def test_other_spaces_and_numbers_are_refused_by_name(cls: Any) -> None:
         with pytest.raises(ConfigError, match="expected num_quantiles to be at least 1"):
             cls("CartPole-v1", num_quantiles=0)
     else:
-        with pytest.raises(ConfigError, match="expected v_min below v_max"):
+        with pytest.raises(ConfigError, match="expected finite v_min below v_max"):
             cls("CartPole-v1", v_min=1.0, v_max=-1.0)

@@ -258,6 +258,13 @@ def test_a_time_limit_is_bootstrapped_through(fit: Fit, cls: Any):
     assert agent.network.value(torch.zeros(1, 1)).item() == pytest.approx(10.0, rel=0.05)
 
 
+def test_the_end_of_a_budget_in_episodes_is_no_news(fit: Fit, caplog: pytest.LogCaptureFixture):
+    agent = A2C("CartPole-v1", total_episodes=3, learning_rate_schedule="linear", compile=False)
+    fit(agent)
+    assert agent.trainer.optimizers[0].param_groups[0]["lr"] == 0.0
+    assert "nothing is learned" not in caplog.text
+
+
 @BOTH
 def test_the_learning_rate_falls_to_zero(fit: Fit, cls: Any):
     rows: list[float] = []

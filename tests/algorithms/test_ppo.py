@@ -177,6 +177,15 @@ def test_advantages_are_normalised_over_the_rollout(fit: Fit):
     assert seen[0].std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_a_rollout_of_one_step_teaches_the_policy(fit: Fit):
+    """Normalised, its advantage would be zero."""
+    agent = PPO("LightningRL/ActionReward-v0", 96, **{**QUICK, "num_steps": 1, "update_epochs": 2})
+    fit(agent)
+    with torch.no_grad():
+        logits = agent.network.distribution_parameters(torch.zeros(1, 1))
+    assert logits.softmax(-1)[0, 1].item() > 0.8
+
+
 def test_the_first_minibatch_has_ratio_one(fit: Fit):
     """Acting and learning see the same policy: nothing is clipped and the KL divergence is zero."""
     agent = PPO(

@@ -330,6 +330,7 @@ def test_a_compiled_run_resumes_exactly(fit: Fit, tmp_path: Any):
         ({"use_sde": True, "hidden_sizes": ()}, "expected hidden_sizes with at least one layer"),
         ({"tau": 1.5}, r"expected tau to be in \[0.0, 1.0\], received 1.5"),
         ({"alpha": -1.0}, "expected alpha to be at least 0.0"),
+        ({"target_entropy": "aut"}, "expected target_entropy among auto, received 'aut'"),
         ({"alpha_learning_rate": -1.0}, "expected alpha_learning_rate"),
         ({"gradient_steps": 0}, "expected gradient_steps"),
         ({"num_critics": 0}, "expected positive sizes"),

@@ -95,10 +95,17 @@ def test_the_gradient_reaches_every_network_and_none_that_is_frozen(fit: Fit, al
     assert agent.critic.mlp.weights[-1].shape == (5, 16, 25)
 
 
+def test_one_quantile_per_critic_is_enough(fit: Fit):
+    agent = TQC("Pendulum-v1", 32, num_quantiles=1, dropped_quantiles=0, **SMALL)
+    fit(agent)
+    assert agent.gradient_steps == 17
+    assert agent.critic(torch.zeros(4, 3), torch.zeros(4, 1)).shape == (2, 4, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_quantiles": 1}, "expected num_quantiles to be at least 2, received 1"),
+        ({"num_quantiles": 0}, "expected num_quantiles to be at least 1, received 0"),
         ({"dropped_quantiles": 25}, r"expected dropped_quantiles to be in \[0, 24\], received 25"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -40,8 +42,9 @@ def test_a_support_needs_two_atoms_and_an_interval() -> None:
     assert even_support(-1.0, 1.0, 5).tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
     with pytest.raises(ConfigError, match="expected num_atoms to be at least 2, received 1"):
         even_support(0.0, 1.0, 1)
-    with pytest.raises(ConfigError, match=r"expected v_min below v_max, received 1.0 and 1.0"):
-        even_support(1.0, 1.0, 5)
+    for interval in ((1.0, 1.0), (0.0, math.inf), (-math.inf, 0.0), (math.nan, 1.0)):
+        with pytest.raises(ConfigError, match="expected finite v_min below v_max, received"):
+            even_support(*interval, 5)
 
 
 # The projection.

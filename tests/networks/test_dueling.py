@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_rl.errors import ConfigError
 from lightning_rl.networks.acting import acting_function
 from lightning_rl.networks.dueling import DuelingMLP
 from lightning_rl.networks.noisy import redraw_noise
@@ -46,6 +47,12 @@ def test_acting_in_numpy_equals_the_module(hidden_sizes: tuple[int, ...], noisy:
     for rows in (1, 6):
         x = torch.randn(rows, 4)
         torch.testing.assert_close(torch.from_numpy(act(x)), network(x).detach())
+
+
+@pytest.mark.parametrize("hidden_sizes", [(0,), (4, 0), (0, 4)])
+def test_a_layer_without_units_is_refused(hidden_sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="expected positive layer sizes, got"):
+        DuelingMLP(4, 2, hidden_sizes)
 
 
 def test_every_parameter_learns() -> None:

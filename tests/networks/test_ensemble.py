@@ -61,6 +61,8 @@ def test_critics_of_observations_and_actions():
     assert quantiles(observation, action).shape == (5, 5, 25)
     alone = CriticEnsemble(VECTOR, 0, num_critics=2, hidden_sizes=(8,), num_outputs=4)
     assert alone(observation).shape == (2, 5, 4)
+    single = CriticEnsemble(VECTOR, 0, num_critics=2, hidden_sizes=(8,), num_outputs=1)
+    assert single(observation).shape == (2, 5, 1)
 
 
 @pytest.mark.parametrize("network", [None, lambda i, o: nn.Linear(i, o)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lightning_rl.errors import ConfigError
 from lightning_rl.networks.acting import acting_function
 from lightning_rl.networks.layer_norm import LayerNormMLP
 
@@ -33,6 +34,11 @@ def test_acting_in_numpy_equals_the_module(hidden_sizes: tuple[int, ...]) -> Non
         expected = network(x).detach()
         torch.testing.assert_close(torch.from_numpy(act(x)), expected, atol=1e-4, rtol=1e-4)
         assert act(x).dtype == expected.numpy().dtype
+
+
+def test_a_layer_without_units_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"expected positive layer sizes, got \[4, 8, 0, 3\]"):
+        LayerNormMLP(4, 3, (8, 0))
 
 
 def test_every_parameter_learns() -> None:

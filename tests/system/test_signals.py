@@ -168,6 +168,12 @@ def go_on(root: Path) -> list[str]:
     return ["resume", str(run.directory)] if run.checkpoints else fit_words(root)
 
 
+def time_of_fit(root: Path) -> float:
+    began = time.monotonic()
+    assert finish(start_command(fit_words(root), root.with_suffix(".out"))) == 0
+    return time.monotonic() - began
+
+
 def check_random_signals(count: int, folder: Path) -> list[float]:
     """Stop runs at random moments, from the first instant on, up to three times each.
 
@@ -176,10 +182,10 @@ def check_random_signals(count: int, folder: Path) -> list[float]:
     """
     whole, draws, done = folder / "whole", random.Random(0), 0
     heeded = []
-    began = time.monotonic()
-    assert finish(start_command(fit_words(whole), folder / "whole.out")) == 0
-    duration = time.monotonic() - began
+    duration = time_of_fit(whole)
     while done < count:
+        if done and done % 30 == 0:  # the machine may be busier now, and most signals would come early
+            duration = time_of_fit(folder / f"timed{done}")
         root, out, directory = (
             folder / str(done),
             folder / f"{done}.out",

@@ -74,7 +74,8 @@ def versions() -> dict[str, str]:
     """Return the versions that decide a run's numbers."""
     found = {"lightning_rl": str(getattr(lightning_rl, "__version__", "unknown"))}
     found["python"] = platform.python_version()
-    packages = ["torch", "lightning", "gymnasium", "numpy"]
+    found["torch"] = torch.__version__  # it tells the build, which the package's metadata may not
+    packages = ["lightning", "gymnasium", "numpy"]
     packages += [name for name in ("mujoco", "ale_py") if name in sys.modules]
     for name in packages:
         try:

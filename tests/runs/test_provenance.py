@@ -63,6 +63,11 @@ def test_versions():
     assert {"lightning_rl", "python", "lightning", "numpy"} <= set(found)
 
 
+def test_the_build_of_torch_is_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert provenance.versions()["torch"] == "2.13.0+cu130"
+
+
 def test_hardware():
     found = provenance.hardware()
     assert found["gpu"] is None

@@ -184,7 +184,7 @@ def check_random_signals(count: int, folder: Path) -> list[float]:
     heeded = []
     duration = time_of_fit(whole)
     while done < count:
-        if done and done % 30 == 0:  # the machine may be busier now, and most signals would come early
+        if done and done % 30 == 0:  # on a machine that got busier most signals would come early
             duration = time_of_fit(folder / f"timed{done}")
         root, out, directory = (
             folder / str(done),

@@ -200,7 +200,7 @@ class CrossQ(Algorithm):
         self.policy_delay, self.adam_beta1 = policy_delay, adam_beta1
         size = self.action_size = rescale_box_actions(self)
         self.target_entropy = number_or_auto("target_entropy", target_entropy, -float(size))
-        sizes = critic_hidden_sizes or hidden_sizes
+        sizes = hidden_sizes if critic_hidden_sizes is None else critic_hidden_sizes
         with self.seeded_initialization():
             self.actor = RenormNetwork(self.observation_space, 0, 1, hidden_sizes, 2 * size)
             self.critic = RenormNetwork(self.observation_space, size, num_critics, sizes, 1)

@@ -24,6 +24,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "env_steps_per_iteration": (1, None),
     "n_step": (1, None),
     "num_quantiles": (1, None),
+    "num_critics": (1, None),
     "q_lambda": (0.0, 1.0),
     "priority_alpha": (0.0, 1.0),
     "priority_beta": (0.0, 1.0),

@@ -41,7 +41,7 @@ class NatureCNN(Encoder):
 
     Args:
         input_shape: `(C, H, W)` or `(H, W, C)`; the shorter end is the channels, the front one on a
-            tie.
+            tie. A stack of such images, `(k, ...)`, is one image with the channels of all.
         output_size: Features per image; default 512, or 128 for small images, as published.
         brightest: What a byte is divided by: the largest one of an observation.
 
@@ -56,14 +56,16 @@ class NatureCNN(Encoder):
         brightest: float = 255.0,
     ) -> None:
         super().__init__()
-        if len(input_shape) != 3 or min(input_shape) < 1:
+        if len(input_shape) not in (3, 4) or min(input_shape) < 1:
             raise ConfigError(
-                f"expected an image shape (C, H, W) or (H, W, C), got {tuple(input_shape)}"
+                "expected an image shape (C, H, W) or (H, W, C), or that of a stack of images "
+                f"(k, ...), got {tuple(input_shape)}"
             )
-        self.channels_last = input_shape[2] < input_shape[0]
+        *stack, front, middle, back = input_shape
+        self.channels_last = back < front
         self.brightest = brightest
-        height, width = input_shape[:2] if self.channels_last else input_shape[1:]
-        channels = input_shape[2] if self.channels_last else input_shape[0]
+        height, width = (front, middle) if self.channels_last else (middle, back)
+        channels = math.prod(stack) * (back if self.channels_last else front)
         small = min(height, width) < SMALLEST_NATURE_SIDE
         self.output_size = output_size or (SMALL_OUTPUT_SIZE if small else NATURE_OUTPUT_SIZE)
         self.convolutions = nn.ModuleList()
@@ -85,7 +87,9 @@ class NatureCNN(Encoder):
             if self.brightest != 1.0:
                 x = x / self.brightest
         if self.channels_last:
-            x = x.permute(0, 3, 1, 2)
+            x = x.movedim(-1, -3)
+        if x.dim() == 5:
+            x = x.flatten(1, 2)
         for layer in self.convolutions:
             x = torch.relu(layer(x))
         return torch.relu(self.linear(x.flatten(1)))

@@ -99,8 +99,8 @@ class DictEncoder(Encoder):
 
 
 def is_image(space: spaces.Space) -> bool:
-    """Return whether `space` is a Box of uint8 images with three dimensions."""
-    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
+    """Return whether `space` is a Box of uint8 images with three dimensions, or stacks of them."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) in (3, 4)
 
 
 def make_encoder(space: spaces.Space, cnn_output_size: int | None = None) -> Encoder:

@@ -119,3 +119,9 @@ def test_each_network_counts_the_batches_it_learns_from(fit: Fit):
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str):
     with pytest.raises(ConfigError, match=message):
         CrossQ("Pendulum-v1", **arguments)
+
+
+def test_critics_without_hidden_layers_do_not_take_the_actor_s():
+    agent = CrossQ("Pendulum-v1", hidden_sizes=(8,), critic_hidden_sizes=())
+    assert [weight.shape for weight in agent.critic.mlp.weights] == [(2, 4, 1)]
+    assert len(CrossQ("Pendulum-v1", hidden_sizes=(8,)).critic.mlp.weights) == 2

@@ -333,7 +333,8 @@ def test_a_compiled_run_resumes_exactly(fit: Fit, tmp_path: Any):
         ({"target_entropy": "aut"}, "expected target_entropy among auto, received 'aut'"),
         ({"alpha_learning_rate": -1.0}, "expected alpha_learning_rate"),
         ({"gradient_steps": 0}, "expected gradient_steps"),
-        ({"num_critics": 0}, "expected positive sizes"),
+        ({"num_critics": 0}, "expected num_critics to be at least 1, received 0"),
+        ({"num_critics": 0, "critic": nn.Linear}, "expected num_critics to be at least 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused_in_one_line(arguments: dict[str, Any], message: str):

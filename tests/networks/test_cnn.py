@@ -32,6 +32,15 @@ def test_channel_order_is_detected():
     torch.testing.assert_close(first(image), last(image.permute(0, 2, 3, 1)))
 
 
+def test_a_stack_of_colour_images_is_one_image_of_all_channels():
+    plain = NatureCNN((12, 40, 40), 16)
+    images = torch.randint(0, 256, (2, 4, 3, 40, 40), dtype=torch.uint8)
+    for shape, stacks in (((4, 3, 40, 40), images), ((4, 40, 40, 3), images.movedim(2, -1))):
+        network = NatureCNN(shape, 16)
+        network.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(network(stacks), plain(images.flatten(1, 2)))
+
+
 def test_uint8_is_scaled_and_float_is_not():
     network = NatureCNN((1, 12, 12), 16)
     image = torch.randint(0, 256, (2, 1, 12, 12), dtype=torch.uint8)

@@ -14,6 +14,7 @@ SPACES = {
     "scalar": (spaces.Box(-1, 1, ()), 1),
     "ram": (spaces.Box(0, 255, (5,), np.uint8), 5),
     "image": (spaces.Box(0, 255, (12, 12, 3), np.uint8), 128),
+    "colour_stack": (spaces.Box(0, 255, (4, 12, 12, 3), np.uint8), 128),
     "discrete": (spaces.Discrete(5, start=-2), 5),
     "multi_discrete": (spaces.MultiDiscrete([2, 3], start=[1, -1]), 5),
     "multi_discrete_2d": (spaces.MultiDiscrete([[2, 3], [4, 1]]), 10),

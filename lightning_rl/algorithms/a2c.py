@@ -89,7 +89,7 @@ class A2C(ActorCriticHooks, Algorithm):
         vf_coef: Weight of the value loss.
         max_grad_norm: Largest norm of a gradient.
         optimizer: `rmsprop` as published, or `adam`.
-        learning_rate: Above 0.
+        learning_rate: At least 0.
         learning_rate_schedule: `constant`, or `linear` to zero.
         normalize_advantage: Shift and scale a rollout's advantages to mean 0 and deviation 1.
         hidden_sizes: Units of each hidden layer of the default networks.

@@ -111,7 +111,7 @@ class C51(Algorithm):
         epsilon_end: Last one.
         epsilon_fraction: Part of the schedule over which it falls linearly, in (0, 1].
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam (eps 0.01 / batch_size, as published), above 0.
+        learning_rate: Of Adam (eps 0.01 / batch_size, as published), at least 0.
         max_grad_norm: Largest norm of a gradient.
         hidden_sizes: Units of each hidden layer of the default network.
         network: Network class as `{class_path, init_args}`, import path, or from Python a class or

@@ -129,7 +129,7 @@ class CrossQ(Algorithm):
         train_frequency: Env steps between two updates (a multiple of `env.num_envs`).
         gradient_steps: Minibatches of one update.
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam, above 0.
+        learning_rate: Of Adam, at least 0.
         actor_learning_rate: The actor's; default `learning_rate`.
         critic_learning_rate: The critics'; default `learning_rate`.
         alpha_learning_rate: The temperature's; default `learning_rate`.

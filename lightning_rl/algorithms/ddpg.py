@@ -108,7 +108,7 @@ class DDPG(Algorithm):
         gradient_steps: Minibatches of one update.
         tau: Weight of the online networks in each update of the target networks, in (0, 1].
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam, above 0.
+        learning_rate: Of Adam, at least 0.
         actor_learning_rate: The actor's; default `learning_rate`.
         critic_learning_rate: The critic's; default `learning_rate`.
         exploration_noise: Standard deviation of the noise on the actor's actions.

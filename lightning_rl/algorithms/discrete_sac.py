@@ -130,7 +130,7 @@ class DiscreteSAC(Algorithm):
         gradient_steps: Minibatches of one update.
         tau: Weight of the online critics in each update of the target critics, in (0, 1].
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam, above 0.
+        learning_rate: Of Adam, at least 0.
         actor_learning_rate: The actor's; default `learning_rate`.
         critic_learning_rate: The critics'; default `learning_rate`.
         alpha_learning_rate: The temperature's; default `learning_rate`.

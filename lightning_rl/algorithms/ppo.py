@@ -95,7 +95,7 @@ class PPO(ActorCriticHooks, Algorithm):
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the value loss.
         max_grad_norm: Largest norm of a gradient.
-        learning_rate: Of Adam (eps 1e-5), above 0.
+        learning_rate: Of Adam (eps 1e-5), at least 0.
         learning_rate_schedule: `constant`; `linear` to zero; `adaptive_kl` keeps the KL divergence
             of an update near `target_kl`.
         target_kl: Stop an update when its KL divergence passes 1.5 times this; with `adaptive_kl`

@@ -85,7 +85,7 @@ class PQN(Algorithm):
         epsilon_start: First probability of a random action.
         epsilon_end: Last one.
         epsilon_fraction: Part of the schedule over which it falls linearly, in (0, 1].
-        learning_rate: Of RAdam, above 0.
+        learning_rate: Of RAdam, at least 0.
         learning_rate_schedule: `constant`, or `linear` to zero.
         max_grad_norm: Largest norm of a gradient.
         hidden_sizes: Units of each hidden layer of the default network.

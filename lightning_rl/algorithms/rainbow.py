@@ -122,7 +122,7 @@ class Rainbow(Algorithm):
         priority_alpha: Exponent of the priorities, in [0, 1]; 0 draws uniformly.
         priority_beta: First exponent of their weights, in [0, 1]; it rises linearly to 1.
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam (eps 1.5e-4, as published), above 0.
+        learning_rate: Of Adam (eps 1.5e-4, as published), at least 0.
         max_grad_norm: Largest norm of a gradient.
         hidden_sizes: Units of each hidden layer; the last one is each stream's own.
         env_steps_per_iteration: Env steps of one training unit, between which metrics, evaluation

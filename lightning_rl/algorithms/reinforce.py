@@ -97,7 +97,7 @@ class REINFORCE(ActorCriticHooks, Algorithm):
         ent_coef: Weight of the entropy bonus.
         vf_coef: Weight of the baseline's loss.
         max_grad_norm: Largest norm of a gradient.
-        learning_rate: Of Adam, above 0.
+        learning_rate: Of Adam, at least 0.
         learning_rate_schedule: `constant`, or `linear` to zero.
         normalize_advantage: Shift and scale an update's advantages to mean 0 and deviation 1.
         hidden_sizes: Units of each hidden layer of the default networks.

@@ -122,7 +122,7 @@ class TD3(Algorithm):
         gradient_steps: Minibatches of one update.
         tau: Weight of the online networks in each update of the target networks, in (0, 1].
         gamma: Discount in [0, 1].
-        learning_rate: Of Adam, above 0.
+        learning_rate: Of Adam, at least 0.
         actor_learning_rate: The actor's; default `learning_rate`.
         critic_learning_rate: The critics'; default `learning_rate`.
         policy_delay: Gradient steps of the critics per one of the actor and the targets.

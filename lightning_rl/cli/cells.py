@@ -86,8 +86,12 @@ def probe(cell: Cell) -> None:
     content: dict[str, Any] = {"trainer": trainer}
     if "compile" in argument_names(signature_of(model_class(documents) or "")):
         content["model"] = {"init_args": {"compile": False}}  # no time for that
-    cli = RunCLI([*documents, Document("probe", content)], cell.options)
-    cli.trainer.fit(cli.model)
+    try:
+        cli = RunCLI([*documents, Document("probe", content)], cell.options)
+        cli.trainer.fit(cli.model)
+    except Exception as error:
+        cell.store(cell.result(error_message=one_line(error)))
+        raise
 
 
 def _documents(cell: Cell) -> list[Document]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,19 @@ def draw(folder: Path, results: Sequence[CellResult]) -> None:
         say(f"picture: {path}")
 
 
+def shared_pairs(asked: Collection[Pair], reference: Sequence[CellResult]) -> list[Pair]:
+    """Return the pairs of environment and algorithm that can be compared.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    shared = [pair for pair in scores_by_pair(reference) if pair in asked]
+    if not shared:
+        names = ", ".join(f"{algorithm} on {environment}" for environment, algorithm in asked)
+        raise ConfigError(f"the reference has no environment and algorithm of this study: {names}")
+    return shared
+
+
 def compare_with(results: Sequence[CellResult], reference: Sequence[CellResult]) -> list[str]:
     """Print how results compare with stored ones; return what is worse.
 
@@ -127,12 +140,8 @@ def compare_with(results: Sequence[CellResult], reference: Sequence[CellResult])
     from lightning_rl.runs.statistics import difference_interval
 
     now, before = scores_by_pair(results), scores_by_pair(reference)
-    asked = set(by_pair(results))
-    shared = [pair for pair in before if pair in asked]
-    if not shared:
-        raise ConfigError("the reference has no environment and algorithm of this study")
     worse = []
-    for environment, algorithm in shared:
+    for environment, algorithm in shared_pairs(by_pair(results), reference):
         name = f"{algorithm} on {environment}"
         pair = (environment, algorithm)
         if pair not in now:

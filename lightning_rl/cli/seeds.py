@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from lightning_rl.cli.arguments import Request, last_value
+from lightning_rl.cli.shared import outliving_the_reader
 from lightning_rl.cli.study import run_plan, workers_asked
 from lightning_rl.cli.study_file import Plan
 from lightning_rl.errors import ConfigError
@@ -27,7 +28,8 @@ def fit_seeds(request: Request) -> int:
             raise ConfigError(f"--{name} is for a single run, not for --run.seeds")
     plan = plan_seeds(request)
     check_unchanged(plan.cells)
-    return run_plan(plan)
+    with outliving_the_reader():
+        return run_plan(plan)
 
 
 def plan_seeds(request: Request) -> Plan:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from lightning_rl.cli.arguments import Request
 from lightning_rl.cli.checks import check_document, model_class
@@ -138,6 +142,67 @@ def no_positionals(request: Request) -> None:
         raise ConfigError(
             f"unexpected argument {word!r}; a configuration is given by --config, a list as [a, b]"
         )
+
+
+class _Lasting(io.TextIOBase):
+    """A standard output that takes everything, also when nobody reads it any more."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """The stream's, by which tables choose their lines."""
+        return self._stream.encoding
+
+    def write(self, text: str) -> int:
+        """Write, or drop the text."""
+        with self._without_reader():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits, or drop it."""
+        with self._without_reader():
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        """Return whether it is a terminal."""
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        """Return the descriptor, which stays the same."""
+        return self._stream.fileno()
+
+    @contextmanager
+    def _without_reader(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+
+
+@contextmanager
+def outliving_the_reader() -> Iterator[None]:
+    """Go on when the reader of standard output has gone: hours of training are no `list | head`."""
+    with redirect_stdout(_Lasting(sys.stdout)):
+        yield
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of several runs.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {path}: {error.strerror}; choose another folder"
+        ) from error
 
 
 def say(text: str) -> int:

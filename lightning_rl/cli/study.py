@@ -12,8 +12,8 @@ from typing import Any
 
 from lightning_rl.cli.arguments import BUDGETS, STUDY_KEYS, Request
 from lightning_rl.cli.configs import find_config
-from lightning_rl.cli.report import compare_with, draw, show_table, summarise
-from lightning_rl.cli.shared import say
+from lightning_rl.cli.report import compare_with, draw, shared_pairs, show_table, summarise
+from lightning_rl.cli.shared import make_folder, outliving_the_reader, say
 from lightning_rl.cli.study_file import Plan, plan_study
 from lightning_rl.cli.yaml_check import parse_document, read_document
 from lightning_rl.errors import ConfigError, Interrupted
@@ -48,7 +48,8 @@ def study(request: Request) -> int:
     check_unchanged(plan.cells)
     if request.own.get("dry_run"):
         return show_plan(plan)
-    return run_plan(plan)
+    with outliving_the_reader():
+        return run_plan(plan)
 
 
 def run_plan(plan: Plan) -> int:
@@ -61,7 +62,8 @@ def run_plan(plan: Plan) -> int:
     if plan.reference is not None:  # refused now, and not after hours of training
         reference = read_results(plan.reference)
         check_installed()
-    plan.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shared_pairs({(cell.environment, cell.algorithm): None for cell in plan.cells}, reference)
+    make_folder(plan.folder)
     if (plan.folder / "run.json").exists():
         raise ConfigError(f"{plan.folder} holds a run; give the study another name")
     with RunDirectory.claim(plan.folder, resume=True):
@@ -114,11 +116,14 @@ def show_plan(plan: Plan) -> int:
     """Show the cells, where each stands, and how long the rest will take."""
     states = {cell.directory: cell.state() for cell in plan.cells}
     left = [cell for cell in plan.cells if states[cell.directory] is not State.DONE]
-    seconds = _estimates(plan.cells, left)
+    seconds, failures = _estimates(plan.cells, left)
     for cell in plan.cells:
         state = states[cell.directory]
         known = seconds.get(cell.directory)
         estimate = f", about {duration(known)}" if known is not None else ""
+        failure = failures.get((cell.algorithm, cell.environment))
+        if failure and state is not State.DONE:
+            estimate = f", but fails: {failure}"
         say(f"{cell.directory}  {cell.title}: {state.value}{estimate}")
     say(f"{len(plan.cells)} cells, {len(left)} to run, {plan.workers} at a time")
     unknown = [cell for cell in left if cell.directory not in seconds]
@@ -132,8 +137,13 @@ def show_plan(plan: Plan) -> int:
     return 0
 
 
-def _estimates(cells: Sequence[Cell], left: Sequence[Cell]) -> dict[Path, float]:
-    """Return seconds of training by directory, from finished cells or a moment of training."""
+def _estimates(
+    cells: Sequence[Cell], left: Sequence[Cell]
+) -> tuple[dict[Path, float], dict[tuple[str, str], str]]:
+    """Return seconds of training by directory, from finished cells or a moment of training.
+
+    And why a pair of algorithm and environment cannot be trained, as far as a moment shows.
+    """
     rates = {
         (cell.algorithm, cell.environment): rate
         for cell in cells
@@ -143,22 +153,26 @@ def _estimates(cells: Sequence[Cell], left: Sequence[Cell]) -> dict[Path, float]
     probed = [cell for pair, cell in unknown.items() if pair not in rates]
     if probed:
         say(f"measuring the speed of {len(probed)} cells for a moment ...")
-    rates.update(_probe(probed))
+    measured, failures = _probe(probed)
+    rates.update(measured)
     found = {}
     for cell in left:
         rate = rates.get((cell.algorithm, cell.environment))
         if rate:
             found[cell.directory] = _budget(cell)[1] / rate
-    return found
+    return found, failures
 
 
-def _probe(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
-    """Train each cell for a moment; return units of budget per second, where that was possible."""
+def _probe(
+    cells: Sequence[Cell],
+) -> tuple[dict[tuple[str, str], float], dict[tuple[str, str], str]]:
+    """Train each cell for a moment; return units of budget per second, or the reason for none."""
+    rates: dict[tuple[str, str], float] = {}
+    failures: dict[tuple[str, str], str] = {}
     if not cells:
-        return {}
+        return rates, failures
     from lightning_rl.cli.cells import probe
 
-    rates = {}
     with tempfile.TemporaryDirectory() as folder:
         moved = {}
         for number, cell in enumerate(cells):
@@ -172,9 +186,11 @@ def _probe(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
             rate = _rate(cell, metrics)
             if rate:
                 rates[cell.algorithm, cell.environment] = rate
+            elif failed := cell.stored_result():
+                failures[cell.algorithm, cell.environment] = str(failed.error_message)
         if workers.stopped_by is not None:
             raise Interrupted(workers.stopped_by)
-    return rates
+    return rates, failures
 
 
 def _rate(cell: Cell, metrics: dict[str, Any]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from lightning_rl.cli.arguments import Request
-from lightning_rl.cli.shared import say
+from lightning_rl.cli.shared import make_folder, outliving_the_reader, say
 from lightning_rl.cli.sweep_file import plan_sweep
 from lightning_rl.cli.yaml_check import parse_document, parse_scalar
 from lightning_rl.errors import ConfigError, Interrupted
@@ -57,7 +57,8 @@ def sweep(request: Request) -> int:
         return say(f"W&B sweep: {path}; start it with `wandb sweep {path}`")
     if request.own.get("dry_run"):
         return show_plan(planned)
-    return run_sweep(planned)
+    with outliving_the_reader():
+        return run_sweep(planned)
 
 
 def run_sweep(planned: Sweep) -> int:
@@ -67,7 +68,7 @@ def run_sweep(planned: Sweep) -> int:
         Interrupted: A signal asked to stop; what was running has saved its state.
     """
     require_optuna()
-    planned.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(planned.folder)
     with RunDirectory.claim(planned.folder, resume=True):
         study = open_study(planned)
         queue = TrialQueue(planned, study)

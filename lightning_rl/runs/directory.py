@@ -333,9 +333,8 @@ class RunDirectory:
                 raise ConfigError(f"no run to resume in {self.path}: there is no such directory")
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.mkdir(
-            mode=0o700, exist_ok=not must_be_new
-        )  # making it is what decides a race for a version
+        # Making it is what decides a race for a version.
+        self.path.mkdir(mode=0o700, exist_ok=not must_be_new)
 
     def _refuse(self, error: OSError) -> NoReturn:
         """Turn a failed claim into one line."""
@@ -357,6 +356,9 @@ class RunDirectory:
                 f"{self.path}`, or start another with --run.name NAME or --new-version"
             )
         if not self.record.exists():
+            if any(self.path.glob("*/run.json")) or any(self.path.glob("*/*/run.json")):
+                self.release()  # a study's folder: as a run's it would be pruned with all of them
+                raise ConfigError(f"{self.path} holds other runs; give this one another --run.name")
             return
         for leftover in (*_OUTPUTS, *(p.name for p in self.path.glob("events.out.tfevents.*"))):
             target = self.path / leftover

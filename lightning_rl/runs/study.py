@@ -254,6 +254,8 @@ def read_results(path: Path) -> list[CellResult]:
         raise ConfigError(f"{path}: expected the results.json of a study, got: {error}") from error
     try:
         return [CellResult.from_dict(entry) for entry in content]
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: expected a list with one object per cell") from error
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,11 +53,19 @@ def result(algorithm: str, seed: int, score: float | None, environment: str = "E
         (["--config", "s.yaml", "--seeds", "0"], "seeds: expected a whole number of at least 1"),
         (["--config", "s.yaml", "--name", "a/b"], "name: expected the name of one folder"),
         (["--config", "s.yaml", "--reference", "no.json"], "no.json: cannot be read"),
+        (["--config", "s.yaml", "--reference", "none.json"], "study: PPO on CartPole-v1"),
+        (
+            ["--config", "s.yaml", "--reference", "odd.json"],
+            "odd.json: CellResult: expected entries among",
+        ),
+        (["--config", "s.yaml", "--output_dir", "/proc/x"], "cannot write to /proc/x/demo: "),
         (["--config", "s.yaml", "--ckpt_path", "x"], "is an option of fit"),
     ],
 )
 def test_mistakes(run: Run, tokens: list[str], message: str) -> None:
     Path("s.yaml").write_text(yaml.safe_dump(STUDY))
+    Path("none.json").write_text("[]")
+    Path("odd.json").write_text('[{"a": 1}]')
     outcome = run("study", *tokens)
     assert outcome.code == 2
     assert message in outcome.message
@@ -116,6 +126,27 @@ def test_a_dry_run_tries_cells_that_nothing_is_known_of(
     assert re.search(r"about \d+ min|about \d+ h", table), "10^7 env steps are no matter of seconds"
     assert "estimated time: " in outcome.out
     assert not Path("logs").exists(), "what was tried leaves nothing behind"
+
+
+def test_a_dry_run_says_what_will_fail(run: Run) -> None:
+    Path("s.yaml").write_text(yaml.safe_dump({**STUDY, "environments": ["NoSuch-v0"]}))
+    outcome = run("study", "--config", "s.yaml", "--dry_run")
+    assert ": to run, but fails: unknown environment 'NoSuch-v0'" in outcome.out
+
+
+def test_a_study_goes_on_when_nobody_reads_its_output(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = {**STUDY, "environments": ["NoSuch-v0"], "seeds": 2}
+    Path("s.yaml").write_text(yaml.safe_dump(study))
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as unread, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", unread)
+        assert run("study", "--config", "s.yaml").code == 1
+    results = json.loads(Path("logs/demo/results.json").read_text())
+    messages = [cell["error_message"] for cell in results]
+    assert ["unknown environment" in message for message in messages] == [True, True]
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,14 @@ class TestClaim:
         with RunDirectory.claim(tmp_path / "r") as run:
             assert sorted(os.listdir(run.path)) == [".lock", "mine.txt"]
 
+    @pytest.mark.parametrize("inner", ["seed1", "trial-0001/seed-1"])
+    def test_the_folder_of_several_runs_is_no_place_for_one(self, tmp_path, inner):
+        (tmp_path / inner).mkdir(parents=True)
+        (tmp_path / inner / "run.json").write_text("{}")
+        with pytest.raises(ConfigError, match="holds other runs; give this one another"):
+            RunDirectory.claim(tmp_path)
+        RunDirectory.claim(tmp_path, resume=True).release()  # as a study does
+
     def test_a_directory_that_holds_no_run_is_left_alone(self, tmp_path):
         (tmp_path / "results.json").write_text("{}")
         RunDirectory.claim(tmp_path).release()

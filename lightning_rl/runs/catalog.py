@@ -6,6 +6,7 @@ run `unreadable` and hides no other.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import math
 import os
@@ -194,11 +195,17 @@ def is_locked(directory: Path) -> bool:
 
 
 def age_s(summary: RunSummary, now: datetime | None = None) -> float:
-    """Return the seconds since a run was created; infinity where that is unknown."""
+    """Return the seconds since a run was created, or its folder last changed where that is unknown.
+
+    Infinity where there is no folder either.
+    """
+    now = now or datetime.now(timezone.utc)
     try:
         created = datetime.fromisoformat((summary.created or "").replace("Z", "+00:00"))
-        return ((now or datetime.now(timezone.utc)) - created).total_seconds()
+        return (now - created).total_seconds()
     except (ValueError, TypeError):
+        with contextlib.suppress(OSError):
+            return now.timestamp() - Path(summary.directory).stat().st_mtime
         return math.inf
 
 

@@ -8,6 +8,7 @@ given back and continued from its newest checkpoint: at once by the machine that
 from __future__ import annotations
 
 import math
+import re
 import socket
 import time
 from dataclasses import dataclass, field
@@ -79,8 +80,11 @@ def _names_in(sweep: Sweep) -> list[str]:
     try:
         return [str(name) for name in optuna.get_all_study_names(_storage(sweep))]
     except Exception as error:
-        text = " ".join(str(error).split())
-        raise ConfigError(f"storage {_url(sweep)}: cannot be opened: {text[:200]}") from error
+        text = " ".join(str(error).split())[:200]
+        if isinstance(error, ImportError):
+            text = "its driver is missing: pip install psycopg2-binary for PostgreSQL"
+        url = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", _url(sweep))  # hides a password
+        raise ConfigError(f"storage {url}: cannot be opened: {text}") from error
 
 
 def _url(sweep: Sweep) -> str:

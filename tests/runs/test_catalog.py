@@ -81,6 +81,13 @@ def test_a_run_is_summarized(tmp_path: Path) -> None:
     assert age_s(RunSummary("x", "failed", created="yesterday")) == math.inf
 
 
+def test_a_run_whose_record_is_unreadable_is_as_old_as_its_folder(tmp_path: Path) -> None:
+    """Or `runs prune --older_than` would remove a run of today."""
+    os.utime(tmp_path, (1_000.0, 1_000.0))
+    an_hour_later = datetime.fromtimestamp(4_600.0, timezone.utc)
+    assert age_s(RunSummary(str(tmp_path), "unreadable"), an_hour_later) == 3_600.0
+
+
 def test_runs_are_found_at_any_depth_but_not_inside_runs_or_links(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name) for name in ("a/one", "study/cells/two", "b/three")]
     make_run(tmp_path / "a/one/superseded/1")

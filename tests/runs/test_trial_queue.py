@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def test_storages(tmp_path: Path) -> None:
     assert len(ended_trials(open_study(journal))) == 4
     with pytest.raises(ConfigError, match="cannot be opened"):
         open_study(make(tmp_path / "b", storage="sqlite:////nowhere/at/all.db"))
+
+
+def test_a_storage_whose_driver_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    sweep = make(tmp_path, storage="postgresql://me:pass@host/db")
+    message = r"postgresql://me:\*\*\*@host/db: .* pip install psycopg2-binary"
+    with pytest.raises(ConfigError, match=message):
+        open_study(sweep)
 
 
 @pytest.mark.parametrize("pruner", ["median", "asha", "hyperband"])

@@ -199,7 +199,7 @@ def _action(space: spaces.Space, stored: Any) -> Any:
     if isinstance(space, spaces.Box):
         fits = fits and bool(np.isfinite(action).all())
     elif fits:
-        fits = bool((given == action).all()) and space.contains(value)
+        fits = bool(np.all(given == action)) and space.contains(value)
     if not fits:
         raise ConfigError(f"expected an action of {space}, the replay has {str(stored)[:60]}")
     return value

@@ -95,8 +95,12 @@ def _storage(sweep: Sweep) -> Any:
     optuna = require_optuna()
     url = _url(sweep)
     if "://" in url:
-        sqlite = url.startswith("sqlite")
-        options = {"connect_args": {"timeout": 60.0}} if sqlite else {"pool_pre_ping": True}
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if url.startswith("sqlite"):
+            from sqlalchemy.pool import NullPool
+
+            # A pool would keep files open for as long as the process lives.
+            options = {"connect_args": {"timeout": 60.0}, "poolclass": NullPool}
         return optuna.storages.RDBStorage(url, engine_kwargs=options)
     from optuna.storages.journal import JournalFileBackend, JournalStorage
 

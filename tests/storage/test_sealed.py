@@ -213,13 +213,13 @@ def test_what_is_no_regular_file_is_refused_at_once(path, tmp_path):
         "loop": "Too many levels of symbolic links",
         "missing": "no such file",
         "empty": "is empty",
-        "nul\0": "embedded null byte",
+        "nul\0": "embedded null byte|open: embedded null character in path",  # as Python has it
     }
     for name, reason in expected.items():
         for use in (load_sealed, verify_seal):
             with pytest.raises(CheckpointError) as caught:
                 use(tmp_path / name)
-            assert str(caught.value) == f"{tmp_path / name}: {reason}"
+            assert str(caught.value) in [f"{tmp_path / name}: {one}" for one in reason.split("|")]
         assert not is_sealed(tmp_path / name)
 
 

@@ -239,10 +239,11 @@ def open_read_only(path: str | Path) -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect(f"{address}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S)
     try:
         connection.execute("PRAGMA schema_version")
-    except sqlite3.OperationalError:
-        # WAL mode wants to make its index beside the file. Without a WAL nothing is going on.
+    except sqlite3.Error as error:
         connection.close()
-        if path.with_name(path.name + "-wal").exists():
+        # WAL mode wants to make its index beside the file. Without a WAL nothing is going on.
+        wal = path.with_name(path.name + "-wal")
+        if not isinstance(error, sqlite3.OperationalError) or wal.exists():
             raise
         connection = sqlite3.connect(f"{address}?mode=ro&immutable=1", uri=True)
     with contextlib.closing(connection):

@@ -24,6 +24,7 @@ import lightning.pytorch
 
 import lightning_rl
 from benchmarks.page import replace_part
+from benchmarks.speed.run_lightning_rl import make_trainer
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 GOAL = 0.5
@@ -83,11 +84,7 @@ def learning(env_id: str, num_envs: int, env_steps: int) -> float:
     env = lightning_rl.EnvConfig(env_id, num_envs=num_envs)
     agent = lightning_rl.QLearning(env, total_env_steps=env_steps, seed=1)
     stopwatch = Stopwatch()
-    lightning.pytorch.Trainer(
-        max_epochs=-1, accelerator="cpu", devices=1, limit_val_batches=0, logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[stopwatch],
-    ).fit(agent)  # fmt: skip
+    make_trainer("plain", stopwatch, "32-true").fit(agent)
     return stopwatch.us_per_step()
 
 

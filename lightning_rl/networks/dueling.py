@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_rl.errors import ConfigError
-from lightning_rl.networks.mlp import MLP, linear_layers
+from lightning_rl.networks.mlp import MLP, check_layer_sizes, linear_layers
 from lightning_rl.types import Array
 
 
@@ -41,8 +40,7 @@ class DuelingMLP(nn.Module):
     ) -> None:
         super().__init__()
         linear = linear_layers(noisy)
-        if any(size < 1 for size in hidden_sizes):
-            raise ConfigError(f"expected positive layer sizes, got {list(hidden_sizes)}")
+        check_layer_sizes(hidden_sizes)
         *shared, own = hidden_sizes or [0]
         self.trunk: MLP | None = None
         if shared:

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from lightning_rl.errors import ConfigError
-from lightning_rl.networks.mlp import initialize_orthogonal
+from lightning_rl.networks.mlp import check_layer_sizes, initialize_orthogonal
 from lightning_rl.types import Array
 
 
@@ -34,8 +33,7 @@ class LayerNormMLP(nn.Module):
     def __init__(self, input_size: int, output_size: int, hidden_sizes: Sequence[int]) -> None:
         super().__init__()
         sizes = [input_size, *hidden_sizes]
-        if any(size < 1 for size in sizes):
-            raise ConfigError(f"expected positive layer sizes, got {[*sizes, output_size]}")
+        check_layer_sizes([*sizes, output_size])
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
         self.norms = nn.ModuleList(nn.LayerNorm(size) for size in hidden_sizes)
         self.output = nn.Linear(sizes[-1], output_size)

@@ -92,8 +92,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [input_size, *hidden_sizes, output_size]
-        if any(size < 1 for size in sizes):
-            raise ConfigError(f"expected positive layer sizes, got {sizes}")
+        check_layer_sizes(sizes)
         self._activation, self._activation_ = activation_functions(activation)
         self.activation = activation.lower()
         self.input_size = input_size
@@ -136,6 +135,12 @@ class MLP(nn.Module):
         if not self.stores_weights and not has_noise(self):
             return torch.no_grad()(self)
         return _InferenceChain(self, self._activation_)
+
+
+def check_layer_sizes(sizes: Sequence[int]) -> None:
+    """Raise a `ConfigError` unless all sizes are positive."""
+    if any(size < 1 for size in sizes):
+        raise ConfigError(f"expected positive layer sizes, got {list(sizes)}")
 
 
 def linear_layers(noisy: bool) -> Callable[[int, int], nn.Module]:
